@@ -1,0 +1,556 @@
+/* lio.c: the contract. Checks who calls and when, keeps the books, and leaves the moving of
+ * operations to the backend's own file. */
+#include "lio.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend.h"
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <pthread.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#endif
+
+/* -- who calls --------------------------------------------------------------------- */
+
+#if defined(_WIN32)
+static void remember_owner(lio_backend *b)
+{
+    DWORD self = GetCurrentThreadId();
+    memcpy(b->owner, &self, sizeof self);
+}
+static bool is_owner(const lio_backend *b)
+{
+    DWORD owner;
+    memcpy(&owner, b->owner, sizeof owner);
+    return owner == GetCurrentThreadId();
+}
+static bool is_forked(const lio_backend *b)
+{
+    (void)b;
+    return false;
+}
+static void guard_against_fork(lio_backend *b)
+{
+    (void)b;
+}
+static void drop_fork_guard(lio_backend *b)
+{
+    (void)b;
+}
+#else
+static_assert(sizeof(pthread_t) <= sizeof((lio_backend *)0)->owner, "pthread_t fits");
+
+static void remember_owner(lio_backend *b)
+{
+    pthread_t self = pthread_self();
+    memcpy(b->owner, &self, sizeof self);
+}
+static bool is_owner(const lio_backend *b)
+{
+    pthread_t owner;
+    memcpy(&owner, b->owner, sizeof owner);
+    return pthread_equal(owner, pthread_self());
+}
+
+/* A child must not touch the parent's ring. Asking getpid before every call would be a
+ * system call each time; a page that the kernel wipes in the child tells it for nothing. */
+static bool is_forked(const lio_backend *b)
+{
+    if (b->fork_guard != NULL)
+        return *b->fork_guard == 0;
+    return b->owner_pid != 0 && b->owner_pid != (int)getpid();
+}
+static void guard_against_fork(lio_backend *b)
+{
+    b->owner_pid = (int)getpid();
+#ifdef MADV_WIPEONFORK
+    if (b->without & LIO_CAP_WIPE_ON_FORK)
+        return;
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return;
+    if (madvise(page, size, MADV_WIPEONFORK) != 0) {
+        munmap(page, size);
+        return;
+    }
+    b->fork_guard = page;
+    *b->fork_guard = 1;
+    b->capabilities |= LIO_CAP_WIPE_ON_FORK;
+#endif
+}
+static void drop_fork_guard(lio_backend *b)
+{
+    if (b->fork_guard != NULL)
+        munmap((void *)b->fork_guard, (size_t)sysconf(_SC_PAGESIZE));
+    b->fork_guard = NULL;
+}
+#endif
+
+/* 0, or why this call is refused. */
+static int check_caller(const lio_backend *b)
+{
+    if (b == NULL)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_OPEN)
+        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
+    if (is_forked(b))
+        return -ECHILD;
+    return is_owner(b) ? 0 : -EPERM;
+}
+
+/* -- time -------------------------------------------------------------------------- */
+
+#if defined(_WIN32)
+int64_t lio_now(void)
+{
+    LARGE_INTEGER ticks, frequency;
+    QueryPerformanceFrequency(&frequency);
+    QueryPerformanceCounter(&ticks);
+    return ticks.QuadPart / frequency.QuadPart * INT64_C(1000000000) +
+           ticks.QuadPart % frequency.QuadPart * INT64_C(1000000000) / frequency.QuadPart;
+}
+#else
+int64_t lio_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+#endif
+
+int64_t lio_deadline(int64_t timeout_ns)
+{
+    if (timeout_ns <= 0)
+        return timeout_ns == 0 ? 0 : INT64_MAX;
+    int64_t now = lio_now();
+    return timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
+}
+
+/* -- life -------------------------------------------------------------------------- */
+
+const char *lio_name(const lio_backend *b)
+{
+    return b->vtable->name;
+}
+
+uint32_t lio_capabilities(const lio_backend *b)
+{
+    return b->capabilities;
+}
+
+int lio_init(lio_backend *b, uint32_t capacity)
+{
+    if (b == NULL || capacity == 0 || capacity > UINT32_MAX / 8)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_NEW)
+        return b->phase == LIO_PHASE_OPEN ? -EALREADY : -ESHUTDOWN;
+    b->records = malloc(((size_t)capacity + 2) * sizeof *b->records);
+    if (b->records == NULL)
+        return -ENOMEM;
+    int error = lio_store_init(&b->store, capacity);
+    if (error == 0) {
+        remember_owner(b);
+        guard_against_fork(b);
+        error = b->vtable->init(b);
+        if (error == 0) {
+            b->phase = LIO_PHASE_OPEN;
+            return 0;
+        }
+        drop_fork_guard(b);
+        lio_store_free(&b->store);
+    }
+    free(b->records);
+    b->records = NULL;
+    return error;
+}
+
+int lio_grow(lio_backend *b, uint32_t more)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    if (more > UINT32_MAX / 8 - b->store.capacity)
+        return -EINVAL;
+    size_t count = (size_t)b->store.capacity + more + 2;
+    lio_completion *records = realloc(b->records, count * sizeof *records);
+    if (records == NULL)
+        return -ENOMEM;
+    b->records = records;
+    return lio_store_grow(&b->store, more);
+}
+
+int lio_close(lio_backend *b)
+{
+    if (b == NULL)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_OPEN) {
+        b->phase = LIO_PHASE_CLOSED;
+        return 0;
+    }
+    bool forked = is_forked(b);
+    if (!forked && !is_owner(b))
+        return -EPERM;
+    b->vtable->close(b, forked);
+    b->state = NULL;
+    drop_fork_guard(b);
+    lio_store_free(&b->store);
+    free(b->records);
+    b->records = NULL;
+    b->phase = LIO_PHASE_CLOSED;
+    return 0;
+}
+
+void lio_destroy(lio_backend *b)
+{
+    if (b == NULL)
+        return;
+    /* Another thread's destroy cannot end the owner's operations: rather leak than let the
+     * kernel write into freed memory. */
+    if (lio_close(b) != 0)
+        return;
+#if !defined(_WIN32)
+    if (b->wake_fd >= 0)
+        close(b->wake_fd);
+#endif
+    free(b);
+}
+
+void lio_discard_result(uint8_t opcode, int64_t result)
+{
+#if !defined(_WIN32)
+    if (result >= 0 && (opcode == LIO_ACCEPT || opcode == LIO_SOCKET || opcode == LIO_OPENAT))
+        close((int)result);
+#else
+    (void)opcode;
+    (void)result;
+#endif
+}
+
+/* -- operations -------------------------------------------------------------------- */
+
+static bool is_vectored(uint8_t opcode)
+{
+    return opcode == LIO_READV_AT || opcode == LIO_WRITEV_AT || opcode == LIO_SENDMSG ||
+           opcode == LIO_RECVMSG;
+}
+
+static bool needs_path(uint8_t opcode)
+{
+    switch (opcode) {
+    case LIO_OPENAT:
+    case LIO_STATX:
+    case LIO_LINKAT:
+    case LIO_SYMLINKAT:
+    case LIO_RENAMEAT:
+    case LIO_UNLINKAT:
+    case LIO_MKDIRAT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* What no kernel would understand; all else is the kernel's to judge. */
+static int check_op(const lio_op *op)
+{
+    if (op->opcode >= LIO_OPCODE_COUNT)
+        return -EINVAL;
+    if (lio_opcode_has_fd(op->opcode) && (op->fd < 0 || op->fd > INT32_MAX))
+        return -EBADF;
+    if ((op->op_flags & ~(uint32_t)LIO_OP_ALL) != 0 ||
+        (op->op_flags != 0 && op->opcode != LIO_SEND))
+        return -EINVAL;
+    if (needs_path(op->opcode)) {
+        bool two = op->opcode == LIO_LINKAT || op->opcode == LIO_SYMLINKAT ||
+                   op->opcode == LIO_RENAMEAT;
+        if (op->path == NULL || (two && op->path2 == NULL) || op->addr_len != 0)
+            return -EINVAL;
+        return op->opcode == LIO_STATX && op->buf == NULL ? -EINVAL : 0;
+    }
+    if (op->addr_len > LIO_ADDR_MAX || (op->addr_len != 0 && op->addr == NULL))
+        return -EINVAL;
+    if ((op->opcode == LIO_CONNECT || op->opcode == LIO_BIND) && op->addr_len == 0)
+        return -EINVAL;
+    if (op->opcode == LIO_TIMEOUT && op->offset < 0)
+        return -EINVAL;
+    if (op->opcode == LIO_POLL &&
+        (op->flags == 0 || (op->flags & ~(uint32_t)(LIO_POLL_READ | LIO_POLL_WRITE)) != 0))
+        return -EINVAL;
+    if (is_vectored(op->opcode) && op->buf != NULL && op->len > 1024)
+        return -EMSGSIZE; /* IOV_MAX */
+    bool takes_pool =
+        op->opcode == LIO_RECV || op->opcode == LIO_RECVMSG || op->opcode == LIO_RECVFROM;
+    uint64_t wanted = op->opcode == LIO_RECVMSG && op->buf == NULL ? op->buf_len : op->len;
+    if (takes_pool && op->buf == NULL && (wanted == 0 || wanted > UINT32_MAX))
+        return -EINVAL;
+    bool transfers = op->opcode == LIO_READ || op->opcode == LIO_WRITE ||
+                     op->opcode == LIO_READ_AT || op->opcode == LIO_WRITE_AT ||
+                     op->opcode == LIO_SEND || op->opcode == LIO_SENDTO ||
+                     op->opcode == LIO_READV_AT || op->opcode == LIO_WRITEV_AT;
+    return transfers && op->buf == NULL && op->len != 0 ? -EFAULT : 0;
+}
+
+int lio_push(lio_backend *b, uint64_t id, const lio_op *op)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    if (id > LIO_ID_MAX || op == NULL)
+        return -EINVAL;
+    error = check_op(op);
+    if (error != 0)
+        return error;
+    if (!b->vtable->supports(b, op))
+        return -ENOTSUP;
+    if (op->opcode == LIO_CLOSE) {
+        /* Its operations would outlive it, or reach whoever gets the number next. */
+        const lio_fd_entry *entry = lio_fd_find(&b->store, op->fd);
+        if (entry != NULL && (entry->adopted || entry->ops.head != LIO_NO_SLOT))
+            return -EBUSY;
+    }
+    int64_t slot = lio_store_push(&b->store, id, op);
+    if (slot < 0)
+        return (int)slot;
+    b->stats.pushed++;
+    __atomic_store_n(&b->unsubmitted, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+static int tell_waiters(lio_backend *b);
+
+static int cancel(lio_backend *b, uint64_t id)
+{
+    uint32_t number = lio_store_find(&b->store, id);
+    if (number == LIO_NO_SLOT)
+        return -ENOENT;
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    switch (slot->state) {
+    case LIO_STATE_QUEUED:
+        if (slot->moved != 0) {
+            /* Part of it went: that is its result. */
+            lio_store_complete(&b->store, number, (int64_t)slot->moved, -1, -1);
+            return 0;
+        }
+        if (slot->stage != 0) {
+            /* It was with the kernel and waits to go again: no longer "never happened". */
+            lio_store_complete(&b->store, number, -ECANCELED, -1, -1);
+            b->stats.cancelled++;
+            return 0;
+        }
+        lio_store_take_back(&b->store, number);
+        b->stats.cancelled++;
+        return 1;
+    case LIO_STATE_SUBMITTED:
+        lio_store_cancelling(&b->store, number);
+        return b->vtable->cancel(b, number);
+    default:
+        return 0; /* asked before, or done already */
+    }
+}
+
+int lio_cancel(lio_backend *b, uint64_t id)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    int answer = cancel(b, id);
+    return answer == 0 ? tell_waiters(b) : answer;
+}
+
+int lio_flush(lio_backend *b)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    uint64_t before = b->stats.flushed;
+    __atomic_store_n(&b->unsubmitted, b->store.done_count != 0, __ATOMIC_RELAXED);
+    error = b->vtable->submit(b);
+    uint64_t batch = b->stats.flushed - before;
+    if (batch > b->stats.largest_batch)
+        b->stats.largest_batch = batch;
+    return error < 0 && batch == 0 ? error : (int)batch;
+}
+
+int lio_wait(lio_backend *b, int64_t timeout_ns, const lio_completion **completions)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    if (completions == NULL)
+        return -EINVAL;
+    b->vtable->recycle(b);
+    __atomic_store_n(&b->unsubmitted, 0, __ATOMIC_RELAXED);
+    /* What is done already (an operation settled by a close) does not have to wait. */
+    int64_t deadline = b->store.done_count != 0 ? 0 : lio_deadline(timeout_ns);
+    uint64_t before = b->stats.flushed;
+    error = b->vtable->turn(b, deadline);
+    uint64_t batch = b->stats.flushed - before;
+    if (batch > b->stats.largest_batch)
+        b->stats.largest_batch = batch;
+    if (error < 0 && error != -EINTR && b->store.done_count == 0)
+        return error;
+    uint32_t count = lio_store_hand_out(&b->store, b->records);
+    b->stats.completed += count;
+    b->vtable->handed_out(b);
+    if (b->woken) {
+        b->woken = false;
+        b->stats.wakeups++;
+        b->records[count++] = (lio_completion){LIO_ID_WAKE, 0, -1, -1};
+    }
+    if (error == -EINTR)
+        b->records[count++] = (lio_completion){LIO_ID_SIGNAL, -EINTR, -1, -1};
+    *completions = b->records;
+    return (int)count;
+}
+
+const lio_completion *lio_records(const lio_backend *b)
+{
+    return b->records;
+}
+
+int lio_wait_ready(lio_backend *b, int64_t timeout_ns)
+{
+    if (b == NULL)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_OPEN)
+        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
+    if (is_forked(b))
+        return -ECHILD;
+    __atomic_add_fetch(&b->waiters, 1, __ATOMIC_SEQ_CST);
+    int ready = __atomic_load_n(&b->unsubmitted, __ATOMIC_SEQ_CST) != 0
+                    ? 1
+                    : b->vtable->wait_ready(b, timeout_ns);
+    __atomic_sub_fetch(&b->waiters, 1, __ATOMIC_SEQ_CST);
+    return ready;
+}
+
+/* Another thread may wait, or be about to wait, for what the kernel has. What the owner does
+ * meanwhile must reach the kernel, and what it settles itself must reach that thread: either
+ * the thread sees the mark, or we see the thread. */
+static int tell_waiters(lio_backend *b)
+{
+    __atomic_store_n(&b->unsubmitted, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&b->waiters, __ATOMIC_SEQ_CST) == 0)
+        return 0;
+    int error = b->vtable->submit(b);
+    return error < 0 || b->store.done_count == 0 ? error : b->vtable->wake(b);
+}
+
+int lio_wake(lio_backend *b)
+{
+    if (b == NULL)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_OPEN)
+        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
+    return is_forked(b) ? -ECHILD : b->vtable->wake(b);
+}
+
+/* -- descriptors ------------------------------------------------------------------- */
+
+/* Ends what is queued on a descriptor: those operations never reach the kernel. */
+static void settle_queued(lio_backend *b, lio_fd_entry *entry)
+{
+    uint32_t number = entry->ops.head;
+    while (number != LIO_NO_SLOT) {
+        lio_slot *slot = lio_slot_at(&b->store, number);
+        uint32_t next = slot->fd_next;
+        if (slot->state == LIO_STATE_QUEUED) {
+            int64_t result = slot->moved != 0 ? (int64_t)slot->moved : -ECANCELED;
+            b->stats.cancelled += result == -ECANCELED;
+            lio_store_complete(&b->store, number, result, -1, -1);
+        }
+        number = next;
+    }
+}
+
+int lio_adopt(lio_backend *b, lio_fd fd)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    if (fd < 0 || fd > INT32_MAX)
+        return -EBADF;
+    lio_fd_entry *entry = lio_fd_get(&b->store, fd);
+    if (entry == NULL)
+        return -ENOMEM;
+    if (entry->adopted) {
+        /* The number was closed behind our back and is used again: whatever still waits
+         * there waits for a file that is gone. */
+        error = lio_release_fd(b, fd);
+        if (error != 0)
+            return error;
+    }
+    int adopted = b->vtable->adopt(b, entry, fd);
+    if (adopted < 0)
+        return adopted;
+    entry->adopted = adopted > 0;
+    return adopted;
+}
+
+int lio_release_fd(lio_backend *b, lio_fd fd)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+    if (entry == NULL)
+        return fd < 0 ? -EBADF : 0;
+    settle_queued(b, entry);
+    if (!entry->adopted && entry->ops.head == LIO_NO_SLOT && !entry->armed)
+        return tell_waiters(b);
+    error = b->vtable->release_fd(b, entry, fd);
+    entry->adopted = 0;
+    entry->generation++;
+    return error != 0 ? error : tell_waiters(b);
+}
+
+int lio_close_fd(lio_backend *b, lio_fd fd)
+{
+    int error = lio_release_fd(b, fd);
+    if (error != 0)
+        return error;
+#if defined(_WIN32)
+    return -ENOTSUP;
+#else
+    b->stats.syscalls++;
+    /* Linux, and POSIX since 2024: the number is free even after EINTR. */
+    return close((int)fd) == 0 || errno == EINTR ? 0 : -errno;
+#endif
+}
+
+/* -- looking ----------------------------------------------------------------------- */
+
+int lio_pool(const lio_backend *b, void **base, size_t *size)
+{
+    if (b == NULL || base == NULL || size == NULL)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_OPEN)
+        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
+    *base = b->pool;
+    *size = b->pool_size;
+    return 0;
+}
+
+uint32_t lio_pool_receive_max(const lio_backend *b)
+{
+    return b->receive_max;
+}
+
+int lio_get_stats(const lio_backend *b, lio_stats *stats)
+{
+    if (b == NULL || stats == NULL)
+        return -EINVAL;
+    *stats = b->stats;
+    stats->in_flight = b->store.taken;
+    stats->capacity = b->store.capacity;
+    return 0;
+}

@@ -1,0 +1,742 @@
+/* uring.c: backend "uring": the kernel completes operations.
+ *
+ * One io_uring_enter a tick hands over all that was pushed, runs the task work that is due
+ * and waits. With DEFER_TASKRUN the kernel completes nothing behind our back, and
+ * TASKRUN_FLAG shows in shared memory whether there is work: a tick with nothing to submit
+ * and nothing due makes no system call.
+ *
+ * A descriptor number in a submission entry means whatever file has that number when the
+ * kernel reads the entry. lio_adopt puts a file into the ring's table of registered files,
+ * at the index of its number: from then on entries name the file itself, whoever closes and
+ * reuses the number meanwhile. Descriptors that nobody adopted keep their number, and their
+ * operations should be flushed with their push.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "uring_encode.h"
+#include "uring_pool.h"
+#include "uring_probe.h"
+#include "uring_ring.h"
+
+#define SQ_ENTRIES 256u
+#define CQ_ENTRIES 4096u
+#define FILE_TABLE_MAX 65536u
+#define FILE_WORKERS 8u
+#define CLOSE_PATIENCE_NS INT64_C(10000000000)
+#define RELEASE_PATIENCE_NS INT64_C(100000000)
+
+/* Completions that are no operation's. Slot numbers never reach the lower half of these. */
+#define TOKEN_WAKE UINT64_MAX
+#define TOKEN_INTERNAL (UINT64_MAX - 1)
+
+/* slot->stage */
+enum stage {
+    STAGE_NEW,
+    STAGE_AGAIN,      /* was with the kernel and has to go once more */
+    STAGE_POLLING,    /* no buffer ring: waits until there is something to receive */
+    STAGE_RECEIVING,  /* no buffer ring: receives into slot->aux */
+};
+
+typedef struct uring_state {
+    lio_ring ring;
+    lio_uring_pool pool;
+    uint8_t offered[URING_OP_LAST];
+    uint32_t table_size; /* registered files; 0: not asked yet */
+    bool table_refused;
+    bool wake_armed;
+    bool entries_skip; /* the kernel need not report a cancel that worked */
+    uint32_t cancels_due;
+} uring_state;
+
+static uring_state *state_of(const lio_backend *b)
+{
+    return b->state;
+}
+
+/* -- completions ------------------------------------------------------------------- */
+
+static void complete(lio_backend *b, uint32_t number, int64_t result, int64_t data,
+                     int64_t detail)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    if (slot->cancel_due) {
+        slot->cancel_due = 0;
+        state_of(b)->cancels_due--;
+    }
+    b->stats.cancelled += result == -ECANCELED;
+    lio_store_complete(&b->store, number, result, data, detail);
+}
+
+static void once_more(lio_backend *b, uint32_t number, enum stage stage, bool first)
+{
+    lio_slot_at(&b->store, number)->stage = (uint8_t)stage;
+    lio_store_requeue(&b->store, number, first);
+}
+
+static void complete_send(lio_backend *b, uint32_t number, int64_t result)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    bool cancelling = slot->state == LIO_STATE_CANCELLING;
+    if (result > 0)
+        slot->moved += (uint64_t)result;
+    if (result > 0 && slot->moved < slot->op.len && !cancelling) {
+        /* Keeps the gate: no other send of this socket may come between. */
+        once_more(b, number, STAGE_AGAIN, true);
+        return;
+    }
+    bool partly = slot->moved != 0 && (result >= 0 || result == -ECANCELED);
+    complete(b, number, partly ? (int64_t)slot->moved : result, -1, -1);
+}
+
+/* A receive without a ring of buffers: first the readiness, then the data. */
+static void complete_pooled(lio_backend *b, uint32_t number, int64_t result)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    uring_state *state = state_of(b);
+    bool cancelling = slot->state == LIO_STATE_CANCELLING;
+    if (slot->stage == STAGE_POLLING) {
+        if (cancelling || result < 0)
+            complete(b, number, cancelling ? -ECANCELED : result, -1, -1);
+        else
+            once_more(b, number, STAGE_RECEIVING, true);
+        return;
+    }
+    if (result == -EAGAIN && !cancelling) {
+        lio_uring_pool_untake(&state->pool, slot->aux);
+        once_more(b, number, STAGE_AGAIN, false);
+        return;
+    }
+    if (result < 0) {
+        lio_uring_pool_untake(&state->pool, slot->aux);
+        complete(b, number, result == -EAGAIN ? -ECANCELED : result, -1, -1);
+        return;
+    }
+    int64_t detail = -1;
+    if (slot->op.opcode != LIO_RECV) {
+        lio_msg *msg = lio_uring_pool_msg(&state->pool, &detail);
+        assert(msg != NULL); /* reap saw to it */
+        lio_uring_read_msg(slot, lio_extra_at(&b->store, number), msg);
+    }
+    complete(b, number, result, lio_uring_pool_hold(&state->pool, slot->aux), detail);
+}
+
+static bool brings_msg(uint8_t opcode)
+{
+    return opcode == LIO_ACCEPT || opcode == LIO_RECVMSG || opcode == LIO_RECVFROM;
+}
+
+static void complete_operation(lio_backend *b, uint32_t number, const struct uring_cqe *cqe)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    uring_state *state = state_of(b);
+    int64_t result = cqe->res;
+    int64_t data = -1, detail = -1;
+    bool cancelling = slot->state == LIO_STATE_CANCELLING;
+    if (slot->op.opcode == LIO_SEND && (slot->op.op_flags & LIO_OP_ALL)) {
+        complete_send(b, number, result);
+        return;
+    }
+    if (result == -EINTR && !cancelling && slot->op.opcode != LIO_CLOSE) {
+        once_more(b, number, STAGE_AGAIN, true); /* a signal of ours, not the operation's end */
+        return;
+    }
+    if (lio_uring_wants_pool(&slot->op)) {
+        if (!state->pool.ring_registered) {
+            complete_pooled(b, number, result);
+            return;
+        }
+        if (result == -ENOBUFS) {
+            /* All buffers are in records that nobody has read yet. */
+            lio_uring_pool_more(&state->pool);
+            if (cancelling)
+                complete(b, number, -ECANCELED, -1, -1);
+            else
+                once_more(b, number, STAGE_AGAIN, false);
+            return;
+        }
+        if (cqe->flags & URING_CQE_BUFFER) {
+            uint32_t buffer = cqe->flags >> URING_CQE_BUFFER_SHIFT;
+            if (result > 0)
+                data = lio_uring_pool_hold(&state->pool, buffer);
+            else
+                lio_uring_pool_drop(&state->pool, buffer);
+        }
+    }
+    if (result >= 0 && brings_msg(slot->op.opcode)) {
+        lio_msg *msg = lio_uring_pool_msg(&state->pool, &detail);
+        assert(msg != NULL);
+        lio_uring_read_msg(slot, lio_extra_at(&b->store, number), msg);
+    }
+    if (slot->op.opcode == LIO_POLL && result > 0)
+        result = lio_uring_poll_result(slot->op.flags, (int32_t)result);
+    complete(b, number, result, data, detail);
+}
+
+static void take_wake(lio_backend *b)
+{
+    uint64_t count;
+    state_of(b)->wake_armed = false;
+    b->stats.syscalls++;
+    if (read(b->wake_fd, &count, sizeof count) == sizeof count)
+        b->woken = true;
+}
+
+/* Takes what the completion queue has; returns how many entries that were. */
+static uint32_t reap(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    const struct uring_cqe *cqe;
+    uint32_t count = 0;
+    while ((cqe = lio_ring_peek(&state->ring)) != NULL) {
+        if (cqe->user_data == TOKEN_WAKE) {
+            take_wake(b);
+        } else if (cqe->user_data != TOKEN_INTERNAL) {
+            uint32_t number = lio_store_resolve(&b->store, cqe->user_data);
+            assert(number != LIO_NO_SLOT);
+            if (brings_msg(lio_slot_at(&b->store, number)->op.opcode) &&
+                lio_uring_pool_msg_full(&state->pool))
+                break; /* room for it comes with the next recycle */
+            complete_operation(b, number, cqe);
+        }
+        lio_ring_seen(&state->ring);
+        count++;
+    }
+    return count;
+}
+
+/* -- submission -------------------------------------------------------------------- */
+
+static bool add_cancel(uring_state *state, uint64_t token)
+{
+    struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
+    if (sqe == NULL)
+        return false;
+    sqe->opcode = URING_OP_ASYNC_CANCEL;
+    sqe->fd = -1;
+    sqe->addr = token;
+    sqe->user_data = TOKEN_INTERNAL;
+    if (state->entries_skip)
+        sqe->flags = URING_SQE_CQE_SKIP_SUCCESS;
+    return true;
+}
+
+/* Cancels that found no room go before anything new. Rare: walks all slots. */
+static void add_due_cancels(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    uint32_t slots = b->store.chunk_count * LIO_CHUNK_SLOTS;
+    for (uint32_t number = 0; number < slots && state->cancels_due != 0; number++) {
+        lio_slot *slot = lio_slot_at(&b->store, number);
+        if (slot->state != LIO_STATE_CANCELLING || !slot->cancel_due)
+            continue;
+        if (!add_cancel(state, lio_store_token(slot, number)))
+            return;
+        slot->cancel_due = 0;
+        state->cancels_due--;
+    }
+}
+
+static void arm_wake(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
+    if (sqe == NULL)
+        return;
+    lio_uring_encode_poll(sqe, b->wake_fd, LIO_POLL_READ);
+    sqe->user_data = TOKEN_WAKE;
+    state->wake_armed = true;
+}
+
+/* The kernels before 6.11 (5.19 for sockets) have no such opcodes, and the calls do not
+ * block. */
+static int64_t run_inline(const lio_op *op, const lio_slot_extra *extra)
+{
+    int result;
+    switch (op->opcode) {
+    case LIO_SOCKET:
+        result = socket((int)op->fd, (int)op->flags, (int)op->offset);
+        break;
+    case LIO_BIND:
+        result = bind((int)op->fd, (const struct sockaddr *)(const void *)extra->addr,
+                      extra->addr_len);
+        break;
+    case LIO_LISTEN:
+        result = listen((int)op->fd, op->len > INT32_MAX ? INT32_MAX : (int)op->len);
+        break;
+    default:
+        result = shutdown((int)op->fd, (int)op->flags);
+        break;
+    }
+    return result < 0 ? -errno : result;
+}
+
+static bool runs_inline(const uring_state *state, uint8_t opcode)
+{
+    return (opcode == LIO_SOCKET || opcode == LIO_BIND || opcode == LIO_LISTEN ||
+            opcode == LIO_SHUTDOWN) &&
+           !state->offered[lio_uring_opcode(opcode)];
+}
+
+/* False: there is no buffer for it now; it is back in the queue. */
+static bool choose_buffer(lio_backend *b, uint32_t number, struct uring_sqe *sqe)
+{
+    uring_state *state = state_of(b);
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    if (state->pool.ring_registered) {
+        sqe->flags |= URING_SQE_BUFFER_SELECT;
+        sqe->buf_group = LIO_POOL_GROUP;
+        return true;
+    }
+    if (slot->stage != STAGE_RECEIVING) {
+        memset(sqe, 0, sizeof *sqe);
+        lio_uring_encode_poll(sqe, slot->op.fd, LIO_POLL_READ);
+        slot->stage = STAGE_POLLING;
+        return true;
+    }
+    uint32_t buffer = lio_uring_pool_take(&state->pool);
+    if (buffer == LIO_NO_BUFFER) {
+        once_more(b, number, STAGE_RECEIVING, false);
+        return false;
+    }
+    slot->aux = buffer;
+    lio_uring_point_at(sqe, slot, lio_extra_at(&b->store, number),
+                       lio_uring_pool_at(&state->pool, buffer));
+    sqe->op_flags |= MSG_DONTWAIT; /* the buffer must not wait with it */
+    return true;
+}
+
+static void add_operation(lio_backend *b, uint32_t number)
+{
+    uring_state *state = state_of(b);
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    lio_slot_extra *extra = lio_extra_at(&b->store, number);
+    if (runs_inline(state, slot->op.opcode)) {
+        b->stats.syscalls++;
+        complete(b, number, run_inline(&slot->op, extra), -1, -1);
+        return;
+    }
+    struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
+    assert(sqe != NULL); /* the caller made room */
+    lio_uring_encode(sqe, slot, extra);
+    if (lio_uring_wants_pool(&slot->op) && !choose_buffer(b, number, sqe)) {
+        state->ring.sq_local--;
+        return;
+    }
+    const lio_fd_entry *entry =
+        lio_opcode_has_fd(slot->op.opcode) ? lio_fd_find(&b->store, slot->op.fd) : NULL;
+    if (entry != NULL && entry->adopted && slot->op.opcode != LIO_SPLICE &&
+        slot->op.opcode != LIO_TEE)
+        sqe->flags |= URING_SQE_FIXED_FILE; /* the index is the number */
+    sqe->user_data = lio_store_token(slot, number);
+}
+
+/* Makes submission entries of what is queued, and submits only when the ring's queue is
+ * full: the rest goes down with the enter that collects. */
+static int fill(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    uint32_t limit = b->store.queued; /* what comes back meanwhile waits for the next round */
+    if (!state->wake_armed)
+        arm_wake(b);
+    if (state->cancels_due != 0)
+        add_due_cancels(b);
+    while (limit-- != 0 && b->store.queue.head != LIO_NO_SLOT) {
+        if (lio_ring_unsubmitted(&state->ring) == state->ring.sq_entries) {
+            int done = lio_ring_enter(&state->ring, 0, 0, false);
+            if (done == -EBUSY) /* a backlog of completions: make room first */
+                done = lio_ring_enter(&state->ring, 0, 0, true);
+            if (done < 0 && done != -EINTR)
+                return done;
+            if (lio_ring_unsubmitted(&state->ring) == state->ring.sq_entries)
+                return -EAGAIN;
+        }
+        uint32_t number = lio_store_next(&b->store);
+        if (number == LIO_NO_SLOT)
+            break;
+        add_operation(b, number);
+        b->stats.flushed++;
+    }
+    return 0;
+}
+
+static int uring_submit(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    int error = fill(b);
+    if (error != 0 || lio_ring_unsubmitted(&state->ring) == 0)
+        return error;
+    int done = lio_ring_enter(&state->ring, 0, 0, false);
+    return done == -EBUSY || done == -EINTR || done >= 0 ? 0 : done;
+}
+
+/* -- waiting ----------------------------------------------------------------------- */
+
+static int poll_fds(lio_backend *b, int64_t timeout_ns)
+{
+    struct pollfd fds[2] = {{.fd = state_of(b)->ring.fd, .events = POLLIN},
+                            {.fd = b->wake_fd, .events = POLLIN}};
+    struct timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    int ready = ppoll(fds, 2, timeout_ns < 0 ? NULL : &ts, NULL);
+    return ready < 0 ? -errno : ready > 0;
+}
+
+static int uring_wait_ready(lio_backend *b, int64_t timeout_ns)
+{
+    return poll_fds(b, timeout_ns);
+}
+
+/* Collects without waiting, if there is anything to submit or to collect. */
+static int collect(lio_backend *b)
+{
+    lio_ring *ring = &state_of(b)->ring;
+    /* Without the flag only the kernel knows whether something is due: ask it, once. */
+    bool ask = !(ring->capabilities & LIO_CAP_TASKRUN_FLAG);
+    for (int round = 0; round < 64; round++) {
+        uint32_t due = lio_ring_flags(ring) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW);
+        if (due & URING_SQ_CQ_OVERFLOW)
+            b->stats.overflow++;
+        if (due == 0 && !ask && lio_ring_unsubmitted(ring) == 0)
+            return 0;
+        ask = false;
+        int done = lio_ring_enter(ring, 0, 0, true);
+        uint32_t count = reap(b);
+        if (done < 0 && done != -EBUSY && done != -EAGAIN)
+            return done;
+        if (done <= 0 && count == 0)
+            return 0;
+    }
+    return 0;
+}
+
+static void pause_shortly(lio_backend *b)
+{
+    const struct timespec moment = {.tv_nsec = 1000000};
+    b->stats.syscalls++;
+    nanosleep(&moment, NULL);
+}
+
+/* Blocks for a completion. -EINTR: a signal came first. */
+static int block(lio_backend *b, int64_t deadline_ns)
+{
+    uring_state *state = state_of(b);
+    int64_t left = -1;
+    if (deadline_ns != INT64_MAX) {
+        left = deadline_ns - lio_now();
+        if (left < 0)
+            left = 0;
+    }
+    int done;
+    if (left < 0 || (state->ring.capabilities & LIO_CAP_EXT_ARG)) {
+        done = lio_ring_enter(&state->ring, 1, left, true);
+    } else {
+        done = lio_ring_enter(&state->ring, 0, 0, true);
+        if (done >= 0 && lio_ring_peek(&state->ring) == NULL) {
+            b->stats.syscalls += 2;
+            done = poll_fds(b, left);
+            if (done >= 0)
+                done = lio_ring_enter(&state->ring, 0, 0, true);
+        }
+    }
+    uint32_t count = reap(b);
+    if (done == -ETIME || done == -EBUSY || count != 0)
+        return 0;
+    if (done == -EAGAIN) {
+        /* The kernel is short of memory for requests; ours stay in the queue. */
+        pause_shortly(b);
+        return 0;
+    }
+    if (done < 0)
+        return done;
+    /* The kernel reports what it submitted rather than the signal that ended the wait. */
+    return deadline_ns == INT64_MAX || lio_now() < deadline_ns ? -EINTR : 0;
+}
+
+static int uring_turn(lio_backend *b, int64_t deadline_ns)
+{
+    for (int again = 0;;) {
+        int error = fill(b);
+        if (error != 0 && error != -EAGAIN)
+            return error;
+        reap(b);
+        if (b->store.done_count != 0 || b->woken || deadline_ns == 0) {
+            error = collect(b);
+            if (error != 0)
+                return error;
+            /* The rest of a short send, a receive that found no buffer: they must be with
+             * the kernel when this says that there was nothing. */
+            bool nothing = b->store.done_count == 0 && !b->woken;
+            if (nothing && b->store.queue.head != LIO_NO_SLOT && again++ < 16)
+                continue;
+            return 0;
+        }
+        error = block(b, deadline_ns);
+        if (error != 0)
+            return error;
+        if (b->store.done_count == 0 && !b->woken && deadline_ns != INT64_MAX &&
+            lio_now() >= deadline_ns)
+            deadline_ns = 0;
+    }
+}
+
+/* -- cancel, descriptors ----------------------------------------------------------- */
+
+static int uring_cancel(lio_backend *b, uint32_t number)
+{
+    uring_state *state = state_of(b);
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    uint64_t token = lio_store_token(slot, number);
+    if (add_cancel(state, token))
+        return 0;
+    int done = lio_ring_enter(&state->ring, 0, 0, false);
+    if (done >= 0 && add_cancel(state, token))
+        return 0;
+    slot->cancel_due = 1;
+    state->cancels_due++;
+    return 0;
+}
+
+static void make_file_table(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    struct rlimit limit;
+    state->table_refused = true;
+    if (!(b->capabilities & LIO_CAP_FIXED_FILES) || getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    uint32_t size = limit.rlim_cur < FILE_TABLE_MAX ? (uint32_t)limit.rlim_cur : FILE_TABLE_MAX;
+    if (lio_uring_register_files(&state->ring, size) != 0) {
+        b->capabilities &= ~(uint32_t)LIO_CAP_FIXED_FILES;
+        return;
+    }
+    state->table_size = size;
+    state->table_refused = false;
+}
+
+static int uring_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
+{
+    uring_state *state = state_of(b);
+    (void)entry;
+    if (state->table_size == 0 && !state->table_refused)
+        make_file_table(b);
+    if (fd >= (lio_fd)state->table_size)
+        return 0;
+    int error = lio_uring_update_file(&state->ring, (uint32_t)fd, (int32_t)fd);
+    return error != 0 ? error : 1;
+}
+
+/* Asks for the end of all that the kernel has of one descriptor; returns whether there was
+ * anything. */
+static bool cancel_all_of(lio_backend *b, const lio_fd_entry *entry)
+{
+    bool any = false;
+    for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT;
+         number = lio_slot_at(&b->store, number)->fd_next) {
+        any = true;
+        if (lio_slot_at(&b->store, number)->state == LIO_STATE_SUBMITTED) {
+            lio_store_cancelling(&b->store, number);
+            uring_cancel(b, number);
+        }
+    }
+    return any;
+}
+
+static int uring_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
+{
+    uring_state *state = state_of(b);
+    int64_t until = 0;
+    /* A request holds its file: the peer would see no end before it is over. A file
+     * operation that a kernel worker runs can take long; it is left to end by itself. */
+    while (cancel_all_of(b, entry)) {
+        if (until == 0)
+            until = lio_now() + RELEASE_PATIENCE_NS;
+        else if (lio_now() > until)
+            break;
+        if (state->cancels_due != 0)
+            add_due_cancels(b);
+        int done = lio_ring_enter(&state->ring, 0, 0, true);
+        if (done < 0 && done != -EINTR && done != -EBUSY && done != -EAGAIN)
+            return done;
+        if (reap(b) == 0)
+            pause_shortly(b);
+        if (lio_ring_peek(&state->ring) != NULL)
+            break; /* no room for more addresses; the next wait has it */
+    }
+    return entry->adopted ? lio_uring_update_file(&state->ring, (uint32_t)fd, -1) : 0;
+}
+
+/* -- life -------------------------------------------------------------------------- */
+
+static bool uring_supports(const lio_backend *b, const lio_op *op)
+{
+    const uring_state *state = state_of(b);
+    return state->offered[lio_uring_opcode(op->opcode)] || runs_inline(state, op->opcode);
+}
+
+static int uring_init(lio_backend *b)
+{
+    uring_state *state = calloc(1, sizeof *state);
+    if (state == NULL)
+        return -ENOMEM;
+    int error = lio_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES, b->without);
+    if (error != 0) {
+        free(state);
+        return error;
+    }
+    error = lio_uring_probe_opcodes(&state->ring, state->offered);
+    if (error == 0)
+        error = lio_uring_pool_init(&state->pool, b->store.capacity);
+    if (error == 0) {
+        b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        error = b->wake_fd < 0 ? -errno : 0;
+    }
+    if (error != 0) {
+        lio_ring_close(&state->ring, false);
+        lio_uring_pool_free(&state->pool, false);
+        free(state);
+        return error;
+    }
+    /* Unbounded otherwise: a thousand reads of a slow disk would be a thousand threads. */
+    uint32_t workers[2] = {FILE_WORKERS, FILE_WORKERS};
+    lio_ring_register(&state->ring, URING_REGISTER_IOWQ_MAX_WORKERS, workers, 2);
+    state->entries_skip = (state->ring.features & URING_FEAT_CQE_SKIP) != 0;
+    b->state = state;
+    b->pool = state->pool.base;
+    b->pool_size = state->pool.size;
+    b->receive_max = LIO_POOL_BUFFER;
+    b->capabilities = state->ring.capabilities | (b->capabilities & LIO_CAP_WIPE_ON_FORK);
+    if (!(b->without & LIO_CAP_BUF_RING) &&
+        lio_uring_pool_register(&state->pool, &state->ring) == 0)
+        b->capabilities |= LIO_CAP_BUF_RING;
+    if (!(b->without & LIO_CAP_FIXED_FILES))
+        b->capabilities |= LIO_CAP_FIXED_FILES; /* as far as make_file_table finds them */
+    return 0;
+}
+
+static void uring_recycle(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    b->stats.syscalls += state->ring.syscalls;
+    state->ring.syscalls = 0;
+    lio_uring_pool_recycle(&state->pool);
+}
+
+static void uring_handed_out(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    b->stats.syscalls += state->ring.syscalls;
+    state->ring.syscalls = 0;
+    lio_uring_pool_handed_out(&state->pool);
+}
+
+static int uring_wake(lio_backend *b)
+{
+    const uint64_t one = 1;
+    int saved = errno; /* a signal handler may call this */
+    ssize_t done = write(b->wake_fd, &one, sizeof one);
+    int error = done < 0 && errno != EAGAIN ? -errno : 0; /* EAGAIN: woken often enough */
+    errno = saved;
+    return error;
+}
+
+/* The descriptors that a message brought and nobody will take. */
+static void discard_rights(const lio_slot *slot, const lio_slot_extra *extra)
+{
+    lio_msg msg;
+    if (slot->op.opcode != LIO_RECVMSG || slot->op.control == NULL)
+        return;
+    lio_uring_read_msg(slot, extra, &msg);
+    struct msghdr header = {.msg_control = slot->op.control, .msg_controllen = msg.control_len};
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c != NULL; c = CMSG_NXTHDR(&header, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
+            int fd;
+            memcpy(&fd, (char *)c + at, sizeof fd);
+            close(fd);
+        }
+    }
+}
+
+/* Throws away what is done; returns whether anything is still with the kernel. */
+static bool drain(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    bool pending = false;
+    reap(b);
+    uint32_t slots = b->store.chunk_count * LIO_CHUNK_SLOTS;
+    for (uint32_t number = 0; number < slots; number++) {
+        lio_slot *slot = lio_slot_at(&b->store, number);
+        if (slot->state == LIO_STATE_QUEUED) {
+            lio_store_complete(&b->store, number, -ECANCELED, -1, -1);
+        } else if (slot->state == LIO_STATE_SUBMITTED) {
+            lio_store_cancelling(&b->store, number);
+            uring_cancel(b, number);
+        }
+        pending = pending || slot->state == LIO_STATE_SUBMITTED ||
+                  slot->state == LIO_STATE_CANCELLING;
+    }
+    while (b->store.done.head != LIO_NO_SLOT) {
+        uint32_t number = b->store.done.head;
+        lio_slot *slot = lio_slot_at(&b->store, number);
+        lio_list_remove(&b->store, &b->store.done, number);
+        lio_discard_result(slot->op.opcode, slot->result);
+        if (slot->result >= 0)
+            discard_rights(slot, lio_extra_at(&b->store, number));
+        slot->state = LIO_STATE_FREE;
+    }
+    b->store.done_count = 0;
+    lio_uring_pool_handed_out(&state->pool);
+    lio_uring_pool_recycle(&state->pool);
+    return pending;
+}
+
+static void uring_close(lio_backend *b, bool forked)
+{
+    uring_state *state = state_of(b);
+    bool pending = false;
+    if (!forked) {
+        int64_t until = lio_now() + CLOSE_PATIENCE_NS;
+        while ((pending = drain(b)) && lio_now() < until) {
+            if (state->cancels_due != 0)
+                add_due_cancels(b);
+            lio_ring_enter(&state->ring, 0, 0, true);
+            if (lio_ring_peek(&state->ring) == NULL)
+                pause_shortly(b);
+        }
+    }
+    lio_ring_close(&state->ring, forked);
+    if (pending) {
+        /* A worker of the kernel still has memory of ours, on a file that does not answer.
+         * Rather leak it than let it be written after somebody else got it. */
+        memset(&b->store, 0, sizeof b->store);
+        return;
+    }
+    lio_uring_pool_free(&state->pool, forked);
+    free(state);
+}
+
+const lio_vtable lio_uring_vtable = {
+    .name = "uring",
+    .probe = lio_uring_probe,
+    .init = uring_init,
+    .supports = uring_supports,
+    .submit = uring_submit,
+    .turn = uring_turn,
+    .cancel = uring_cancel,
+    .adopt = uring_adopt,
+    .release_fd = uring_release_fd,
+    .recycle = uring_recycle,
+    .handed_out = uring_handed_out,
+    .wake = uring_wake,
+    .wait_ready = uring_wait_ready,
+    .close = uring_close,
+};

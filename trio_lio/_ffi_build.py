@@ -1,0 +1,138 @@
+"""Builds `trio_lio._lio`, the C core behind a cffi module (API mode, out of line).
+
+The declarations are those of ``csrc/lio.h``: it stays the one place where they stand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+
+PORTABLE = ["lio.c", "backend.c", "op_store.c"]
+LINUX = [
+    "uring.c",
+    "uring_encode.c",
+    "uring_pool.c",
+    "uring_probe.c",
+    "uring_ring.c",
+    "poller.c",
+    "poller_epoll.c",
+    "file_pool.c",
+    "load_generator.c",
+    "syscall_count.c",
+]
+
+# Flat functions for the hot path: filling a struct field by field from Python would cost
+# more than the operation.
+GLUE_DECLARATIONS = """
+int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
+                uint64_t len, uint32_t flags, int op_flags);
+int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
+                        uint64_t len, uint32_t flags, const char *address, size_t address_len);
+int lio_py_wait(lio_backend *backend, double seconds);
+int lio_py_wait_ready(lio_backend *backend, double seconds);
+"""
+
+GLUE = """
+#include "lio.h"
+#include "load_generator.h"
+#include "syscall_count.h"
+
+static int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
+                       uint64_t len, uint32_t flags, int op_flags)
+{
+    lio_op op = {.opcode = (uint8_t)opcode,
+                 .op_flags = (uint8_t)op_flags,
+                 .fd = fd,
+                 .buf = buf,
+                 .len = len,
+                 .flags = flags};
+    return lio_push(backend, id, &op);
+}
+
+static int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, intptr_t fd,
+                               void *buf, uint64_t len, uint32_t flags, const char *address,
+                               size_t address_len)
+{
+    lio_op op = {.opcode = (uint8_t)opcode,
+                 .fd = fd,
+                 .buf = buf,
+                 .len = len,
+                 .flags = flags,
+                 .addr = address,
+                 .addr_len = (uint16_t)address_len};
+    return lio_push(backend, id, &op);
+}
+
+static int64_t nanoseconds(double seconds)
+{
+    if (!(seconds < 9.0e9))
+        return -1;
+    double ns = seconds * 1e9;
+    /* A wait must not end before its time: round up. */
+    return seconds <= 0 ? 0 : (int64_t)ns + ((double)(int64_t)ns < ns);
+}
+
+static int lio_py_wait(lio_backend *backend, double seconds)
+{
+    const lio_completion *completions;
+    return lio_wait(backend, nanoseconds(seconds), &completions);
+}
+
+static int lio_py_wait_ready(lio_backend *backend, double seconds)
+{
+    return lio_wait_ready(backend, nanoseconds(seconds));
+}
+"""
+
+
+def declarations(header: Path) -> str:
+    """What cffi has to know of a header: no comments, no preprocessor lines."""
+    text = re.sub(r"/\*.*?\*/", "", header.read_text(), flags=re.DOTALL)
+    text = re.sub(r'^extern "C" \{\s*\n#endif', "#endif", text, flags=re.MULTILINE)
+    text = re.sub(r"^#ifdef __cplusplus\n\}\n#endif", "", text, flags=re.MULTILINE)
+    constants = dict(re.findall(r"^#define (LIO_ADDR_MAX) (\d+)", text, flags=re.MULTILINE))
+    text = re.sub(r"^\s*#.*(?:\\\n.*)*$", "", text, flags=re.MULTILINE)
+    for name, value in constants.items():
+        text = text.replace(f"[{name}]", f"[{value}]")
+    return text
+
+
+def make() -> FFI:
+    builder = FFI()
+    sources = list(PORTABLE)
+    headers = ["lio.h"]
+    if sys.platform.startswith("linux"):
+        sources += LINUX
+        headers += ["load_generator.h", "syscall_count.h"]
+    builder.cdef("\n".join(declarations(CSRC / name) for name in headers))
+    builder.cdef(GLUE_DECLARATIONS)
+    arguments = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-pthread"]
+    # Set by the sanitizer and lint sessions; assertions are on in their builds.
+    extra = os.environ.get("TRIO_LIO_CFLAGS", "").split()
+    if not extra:
+        arguments.append("-DNDEBUG")
+    os.chdir(ROOT)  # setuptools wants relative paths
+    builder.set_source(
+        "trio_lio._lio",
+        GLUE,
+        sources=[f"csrc/{name}" for name in sources],
+        include_dirs=["csrc"],
+        depends=[str(path.relative_to(ROOT)) for path in sorted(CSRC.glob("*.h"))],
+        extra_compile_args=arguments + extra,
+        extra_link_args=["-pthread", *extra],
+    )
+    return builder
+
+
+ffibuilder = make()
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)
