@@ -19,9 +19,9 @@ const lio_vtable *const lio_vtables[] = {
 };
 
 static const char *const capability_names[] = {
-    "single_issuer",  "defer_taskrun", "taskrun_flag", "coop_taskrun", "submit_all",
-    "cqsize",         "no_sqarray",    "ext_arg",      "buf_ring",     "fixed_files",
-    "no_iowait",      "wipe_on_fork",  "edge_triggered", "file_pool",  "pwait2",
+    "single_issuer", "defer_taskrun", "taskrun_flag",   "coop_taskrun", "submit_all",
+    "cqsize",        "no_sqarray",    "ext_arg",        "buf_ring",     "fixed_files",
+    "no_iowait",     "wipe_on_fork",  "edge_triggered", "file_pool",    "pwait2",
 };
 #define CAPABILITY_COUNT (sizeof capability_names / sizeof *capability_names)
 

@@ -93,5 +93,4 @@ int64_t lio_deadline(int64_t timeout_ns);
  * file. */
 void lio_discard_result(uint8_t opcode, int64_t result);
 
-
 #endif

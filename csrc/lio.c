@@ -14,6 +14,7 @@
 #else
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #endif
@@ -266,8 +267,8 @@ static int check_op(const lio_op *op)
         return -EINVAL;
     if (lio_opcode_has_fd(op->opcode) && (op->fd < 0 || op->fd > INT32_MAX))
         return -EBADF;
-    if ((op->op_flags & ~(uint32_t)LIO_OP_ALL) != 0 ||
-        (op->op_flags != 0 && op->opcode != LIO_SEND))
+    if ((op->op_flags & ~(uint32_t)(LIO_OP_ALL | LIO_OP_EXCLUSIVE)) != 0 ||
+        ((op->op_flags & LIO_OP_ALL) && op->opcode != LIO_SEND))
         return -EINVAL;
     if (needs_path(op->opcode)) {
         bool two = op->opcode == LIO_LINKAT || op->opcode == LIO_SYMLINKAT ||
@@ -299,6 +300,51 @@ static int check_op(const lio_op *op)
     return transfers && op->buf == NULL && op->len != 0 ? -EFAULT : 0;
 }
 
+/* What an operation waits for, as LIO_POLL_* bits; 0 when it does not wait. */
+static uint32_t direction_of(const lio_op *op)
+{
+    switch (op->opcode) {
+    case LIO_READ:
+    case LIO_RECV:
+    case LIO_RECVMSG:
+    case LIO_RECVFROM:
+    case LIO_ACCEPT:
+        return LIO_POLL_READ;
+    case LIO_WRITE:
+    case LIO_SEND:
+    case LIO_SENDMSG:
+    case LIO_SENDTO:
+    case LIO_CONNECT:
+        return LIO_POLL_WRITE;
+    case LIO_POLL:
+        return op->flags;
+    default:
+        return 0;
+    }
+}
+
+/* 0, or -EBUSY: what the descriptor has in flight stands in the way. */
+static int check_conflict(const lio_backend *b, const lio_op *op)
+{
+    const lio_fd_entry *entry = lio_fd_find(&b->store, op->fd);
+    if (entry == NULL)
+        return 0;
+    if (op->opcode == LIO_CLOSE) /* they would reach whoever gets the number next */
+        return entry->adopted || entry->ops.head != LIO_NO_SLOT ? -EBUSY : 0;
+    uint32_t direction = direction_of(op);
+    for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT;
+         number = lio_slot_at(&b->store, number)->fd_next) {
+        const lio_slot *other = lio_slot_at(&b->store, number);
+        /* Sends that go down together do not wait yet, and leave in order. */
+        if (other->state == LIO_STATE_QUEUED && lio_opcode_sends(other->op.opcode) &&
+            lio_opcode_sends(op->opcode))
+            continue;
+        if (direction_of(&other->op) & direction)
+            return -EBUSY;
+    }
+    return 0;
+}
+
 int lio_push(lio_backend *b, uint64_t id, const lio_op *op)
 {
     int error = check_caller(b);
@@ -311,11 +357,10 @@ int lio_push(lio_backend *b, uint64_t id, const lio_op *op)
         return error;
     if (!b->vtable->supports(b, op))
         return -ENOTSUP;
-    if (op->opcode == LIO_CLOSE) {
-        /* Its operations would outlive it, or reach whoever gets the number next. */
-        const lio_fd_entry *entry = lio_fd_find(&b->store, op->fd);
-        if (entry != NULL && (entry->adopted || entry->ops.head != LIO_NO_SLOT))
-            return -EBUSY;
+    if ((op->op_flags & LIO_OP_EXCLUSIVE) || op->opcode == LIO_CLOSE) {
+        error = check_conflict(b, op);
+        if (error != 0)
+            return error;
     }
     int64_t slot = lio_store_push(&b->store, id, op);
     if (slot < 0)
@@ -387,6 +432,7 @@ int lio_wait(lio_backend *b, int64_t timeout_ns, const lio_completion **completi
         return error;
     if (completions == NULL)
         return -EINVAL;
+    b->stats.waits++;
     b->vtable->recycle(b);
     __atomic_store_n(&b->unsubmitted, 0, __ATOMIC_RELAXED);
     /* What is done already (an operation settled by a close) does not have to wait. */
@@ -457,8 +503,9 @@ int lio_wake(lio_backend *b)
 /* -- descriptors ------------------------------------------------------------------- */
 
 /* Ends what is queued on a descriptor: those operations never reach the kernel. */
-static void settle_queued(lio_backend *b, lio_fd_entry *entry)
+static int settle_queued(lio_backend *b, lio_fd_entry *entry)
 {
+    int count = 0;
     uint32_t number = entry->ops.head;
     while (number != LIO_NO_SLOT) {
         lio_slot *slot = lio_slot_at(&b->store, number);
@@ -468,8 +515,28 @@ static void settle_queued(lio_backend *b, lio_fd_entry *entry)
             b->stats.cancelled += result == -ECANCELED;
             lio_store_complete(&b->store, number, result, -1, -1);
         }
+        count++;
         number = next;
     }
+    return count;
+}
+
+/* Which file a number names now. 0 or a negative errno. */
+static int identify(lio_backend *b, lio_fd fd, uint64_t identity[2])
+{
+#if defined(_WIN32)
+    (void)b;
+    identity[0] = (uint64_t)fd;
+    identity[1] = 0;
+#else
+    struct stat st;
+    b->stats.syscalls++;
+    if (fstat((int)fd, &st) != 0)
+        return -errno;
+    identity[0] = (uint64_t)st.st_dev;
+    identity[1] = (uint64_t)st.st_ino;
+#endif
+    return 0;
 }
 
 int lio_adopt(lio_backend *b, lio_fd fd)
@@ -482,16 +549,24 @@ int lio_adopt(lio_backend *b, lio_fd fd)
     lio_fd_entry *entry = lio_fd_get(&b->store, fd);
     if (entry == NULL)
         return -ENOMEM;
+    uint64_t identity[2];
+    error = identify(b, fd, identity);
+    if (error != 0)
+        return error;
     if (entry->adopted) {
+        if (memcmp(identity, entry->identity, sizeof identity) == 0)
+            return 1;
         /* The number was closed behind our back and is used again: whatever still waits
          * there waits for a file that is gone. */
         error = lio_release_fd(b, fd);
-        if (error != 0)
+        if (error < 0 && error != -EBADF) /* that one says just this */
             return error;
     }
     int adopted = b->vtable->adopt(b, entry, fd);
     if (adopted < 0)
         return adopted;
+    if (adopted > 0)
+        memcpy(entry->identity, identity, sizeof identity);
     entry->adopted = adopted > 0;
     return adopted;
 }
@@ -504,19 +579,22 @@ int lio_release_fd(lio_backend *b, lio_fd fd)
     lio_fd_entry *entry = lio_fd_find(&b->store, fd);
     if (entry == NULL)
         return fd < 0 ? -EBADF : 0;
-    settle_queued(b, entry);
-    if (!entry->adopted && entry->ops.head == LIO_NO_SLOT && !entry->armed)
-        return tell_waiters(b);
-    error = b->vtable->release_fd(b, entry, fd);
-    entry->adopted = 0;
-    entry->generation++;
-    return error != 0 ? error : tell_waiters(b);
+    int settled = settle_queued(b, entry);
+    if (entry->adopted || entry->ops.head != LIO_NO_SLOT || entry->armed) {
+        error = b->vtable->release_fd(b, entry, fd);
+        entry->adopted = 0;
+        entry->generation++;
+        if (error != 0)
+            return error;
+    }
+    error = settled != 0 ? tell_waiters(b) : 0;
+    return error < 0 ? error : settled;
 }
 
 int lio_close_fd(lio_backend *b, lio_fd fd)
 {
     int error = lio_release_fd(b, fd);
-    if (error != 0)
+    if (error < 0)
         return error;
 #if defined(_WIN32)
     return -ENOTSUP;

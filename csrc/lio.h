@@ -82,6 +82,9 @@ enum lio_op_flag {
     /* LIO_SEND: go on after a short send until all is sent, an error, or a cancel; the
      * result is then the bytes that went, however few. */
     LIO_OP_ALL = 1,
+    /* Refuse the push with -EBUSY while an operation of the same direction (reading or
+     * writing) is in flight on the descriptor. */
+    LIO_OP_EXCLUSIVE = 2,
 };
 
 typedef struct lio_iovec {
@@ -157,6 +160,7 @@ typedef struct lio_stats {
     uint64_t in_flight; /* now: queued, submitted, or done and not handed out */
     uint64_t capacity;  /* now */
     uint64_t wakeups;
+    uint64_t waits; /* calls of lio_wait */
 } lio_stats;
 
 /* The backends of this build, in order of preference; NULL past the end. */
@@ -180,7 +184,8 @@ int lio_grow(lio_backend *backend, uint32_t more);
 
 /* Queues an operation; no system call. -ENOBUFS: full. -EEXIST: the id is in flight.
  * -ENOTSUP: the platform cannot do this operation. -EINVAL, -EBADF, -EFAULT, -EMSGSIZE: a
- * bad operation. -EBUSY: LIO_CLOSE of a descriptor with operations: use lio_close_fd. */
+ * bad operation. -EBUSY: see LIO_OP_EXCLUSIVE; LIO_CLOSE of a descriptor with operations in
+ * flight (that is what lio_close_fd is for). */
 int lio_push(lio_backend *backend, uint64_t id, const lio_op *op);
 /* 1: was still queued, is taken back, never happened, has no completion.
  * 0: asked; the completion comes, with the result or -ECANCELED. -ENOENT: not in flight. */
@@ -204,7 +209,9 @@ int lio_wake(lio_backend *backend);
  * on it had better be flushed at once. */
 int lio_adopt(lio_backend *backend, lio_fd fd);
 /* Settles every operation on fd: each completes, with its result or -ECANCELED, and the
- * kernel has let go of the file when this returns. The descriptor stays open. */
+ * kernel has let go of the file when this returns. The descriptor stays open. Returns how
+ * many operations that were. A file operation that a worker runs at this moment is the one
+ * exception: it is asked to end and may outlast this. */
 int lio_release_fd(lio_backend *backend, lio_fd fd);
 /* lio_release_fd, then close: the peer sees the end now. */
 int lio_close_fd(lio_backend *backend, lio_fd fd);

@@ -8,10 +8,10 @@
 /* The life of an operation. Row: from; column: to. */
 static const bool transitions[LIO_STATE_COUNT][LIO_STATE_COUNT] = {
     [LIO_STATE_FREE] = {[LIO_STATE_QUEUED] = true},
-    [LIO_STATE_QUEUED] = {[LIO_STATE_FREE] = true,       /* taken back */
-                          [LIO_STATE_SUBMITTED] = true,  /* flushed */
-                          [LIO_STATE_DONE] = true},      /* settled by a close */
-    [LIO_STATE_SUBMITTED] = {[LIO_STATE_QUEUED] = true,  /* once more: no buffer, short send */
+    [LIO_STATE_QUEUED] = {[LIO_STATE_FREE] = true,      /* taken back */
+                          [LIO_STATE_SUBMITTED] = true, /* flushed */
+                          [LIO_STATE_DONE] = true},     /* settled by a close */
+    [LIO_STATE_SUBMITTED] = {[LIO_STATE_QUEUED] = true, /* once more: no buffer, short send */
                              [LIO_STATE_CANCELLING] = true,
                              [LIO_STATE_DONE] = true},
     [LIO_STATE_CANCELLING] = {[LIO_STATE_DONE] = true},

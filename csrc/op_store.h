@@ -46,7 +46,7 @@ typedef struct lio_slot {
     uint8_t linked; /* enum lio_list_kind */
     uint8_t stage;  /* the backend's own; not 0 once the operation was with the kernel */
     uint8_t holds_gate;
-    uint8_t cancel_due; /* the backend's own: the kernel has not been asked yet */
+    uint8_t cancel_due;        /* the backend's own: the kernel has not been asked yet */
     uint32_t next, prev;       /* on the list that `linked` names */
     uint32_t fd_next, fd_prev; /* on the descriptor's list */
     uint32_t aux;              /* the backend's own */
@@ -71,13 +71,13 @@ typedef struct lio_list {
 /* One descriptor: its operations in order of push, and what the backend keeps of it. */
 typedef struct lio_fd_entry {
     lio_list ops;
-    lio_list gate;     /* sends that wait for their turn */
+    lio_list gate;        /* sends that wait for their turn */
     uint32_t gate_holder; /* the send under way, or LIO_NO_SLOT */
     uint32_t generation;  /* of the registration */
     uint8_t adopted;
-    uint8_t ready;  /* backend: what is known to be due */
-    uint8_t armed;  /* backend: what the kernel watches for us */
-    uint8_t stream; /* backend: a stream socket */
+    uint8_t ready;        /* backend: what is known to be due */
+    uint8_t armed;        /* backend: what the kernel watches for us */
+    uint8_t stream;       /* backend: a stream socket */
     uint64_t identity[2]; /* backend: which file this was at lio_adopt */
     uint32_t round;       /* backend: when that was last seen to be true */
     lio_list parked[2];   /* backend: readers, writers */
@@ -146,7 +146,8 @@ uint32_t lio_store_resolve(const lio_store *store, uint64_t token);
 lio_fd_entry *lio_fd_find(const lio_store *store, lio_fd fd);
 lio_fd_entry *lio_fd_get(lio_store *store, lio_fd fd);
 
-void lio_list_append(lio_store *store, lio_list *list, uint32_t number, enum lio_list_kind kind);
+void lio_list_append(lio_store *store, lio_list *list, uint32_t number,
+                     enum lio_list_kind kind);
 void lio_list_remove(lio_store *store, lio_list *list, uint32_t number);
 
 /* Whether an opcode works on a descriptor that it names in op.fd. */

@@ -8,8 +8,9 @@
  * A descriptor number in a submission entry means whatever file has that number when the
  * kernel reads the entry. lio_adopt puts a file into the ring's table of registered files,
  * at the index of its number: from then on entries name the file itself, whoever closes and
- * reuses the number meanwhile. Descriptors that nobody adopted keep their number, and their
- * operations should be flushed with their push.
+ * reuses the number meanwhile; lio_fd_entry.armed says that it is there. Where the kernel has
+ * no such table the file is compared before each submission. Descriptors that nobody adopted
+ * keep their number, and their operations should be flushed with their push.
  */
 #include <assert.h>
 #include <errno.h>
@@ -19,11 +20,13 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "backend.h"
 #include "uring_encode.h"
+#include "uring_half_closed.h"
 #include "uring_pool.h"
 #include "uring_probe.h"
 #include "uring_ring.h"
@@ -38,18 +41,22 @@
 /* Completions that are no operation's. Slot numbers never reach the lower half of these. */
 #define TOKEN_WAKE UINT64_MAX
 #define TOKEN_INTERNAL (UINT64_MAX - 1)
+#define TOKEN_HALF_CLOSED (UINT64_MAX - 2)
 
 /* slot->stage */
 enum stage {
     STAGE_NEW,
-    STAGE_AGAIN,      /* was with the kernel and has to go once more */
-    STAGE_POLLING,    /* no buffer ring: waits until there is something to receive */
-    STAGE_RECEIVING,  /* no buffer ring: receives into slot->aux */
+    STAGE_AGAIN,       /* was with the kernel and has to go once more */
+    STAGE_POLLING,     /* no buffer ring: waits until there is something to receive */
+    STAGE_RECEIVING,   /* no buffer ring: receives into slot->aux */
+    STAGE_WRITABLE,    /* a send that found no room: polls for it */
+    STAGE_HALF_CLOSED, /* waits for room by the epoll set: not with the kernel's ring */
 };
 
 typedef struct uring_state {
     lio_ring ring;
     lio_uring_pool pool;
+    lio_half_closed half_closed;
     uint8_t offered[URING_OP_LAST];
     uint32_t table_size; /* registered files; 0: not asked yet */
     bool table_refused;
@@ -83,16 +90,93 @@ static void once_more(lio_backend *b, uint32_t number, enum stage stage, bool fi
     lio_store_requeue(&b->store, number, first);
 }
 
+/* Watches one of our own descriptors. False: no room, try at the next turn. */
+static bool add_watch(uring_state *state, int fd, uint64_t token)
+{
+    struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
+    if (sqe == NULL)
+        return false;
+    lio_uring_encode_poll(sqe, fd, LIO_POLL_READ);
+    sqe->user_data = token;
+    return true;
+}
+
+/* A poll for writability brought nothing but the peer's half-close. */
+static void park_half_closed(lio_backend *b, uint32_t number)
+{
+    uring_state *state = state_of(b);
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    b->stats.syscalls++;
+    int error = lio_half_closed_watch(&state->half_closed, (int)slot->op.fd);
+    if (error != 0) {
+        complete(b, number, error, -1, -1);
+        return;
+    }
+    slot->stage = STAGE_HALF_CLOSED;
+    state->half_closed.waiting++;
+    if (!state->half_closed.armed)
+        state->half_closed.armed = add_watch(state, state->half_closed.fd, TOKEN_HALF_CLOSED);
+}
+
+static void take_half_closed(lio_backend *b)
+{
+    uring_state *state = state_of(b);
+    int fd;
+    state->half_closed.armed = false;
+    while (b->stats.syscalls++, (fd = lio_half_closed_next(&state->half_closed)) >= 0) {
+        const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+        uint32_t number = entry == NULL ? LIO_NO_SLOT : entry->ops.head;
+        while (number != LIO_NO_SLOT) {
+            lio_slot *slot = lio_slot_at(&b->store, number);
+            uint32_t next = slot->fd_next;
+            if (slot->state == LIO_STATE_SUBMITTED && slot->stage == STAGE_HALF_CLOSED) {
+                state->half_closed.waiting--;
+                if (slot->op.opcode == LIO_POLL)
+                    complete(b, number, LIO_POLL_WRITE, -1, -1);
+                else
+                    once_more(b, number, STAGE_AGAIN, true);
+            }
+            number = next;
+        }
+    }
+}
+
+/* Sends to an address, of datagrams, are left to the kernel: what a poll says of the socket
+ * says nothing of the receiver's queue. */
+static bool waits_by_poll(const lio_op *op)
+{
+    return lio_opcode_sends(op->opcode) && op->addr_len == 0;
+}
+
 static void complete_send(lio_backend *b, uint32_t number, int64_t result)
 {
     lio_slot *slot = lio_slot_at(&b->store, number);
     bool cancelling = slot->state == LIO_STATE_CANCELLING;
-    if (result > 0)
-        slot->moved += (uint64_t)result;
-    if (result > 0 && slot->moved < slot->op.len && !cancelling) {
+    bool all = (slot->op.op_flags & LIO_OP_ALL) != 0;
+    if (!cancelling && slot->stage == STAGE_WRITABLE && result > 0) {
         /* Keeps the gate: no other send of this socket may come between. */
-        once_more(b, number, STAGE_AGAIN, true);
+        if (lio_uring_poll_result(LIO_POLL_WRITE, (int32_t)result) != 0)
+            once_more(b, number, STAGE_AGAIN, true);
+        else
+            park_half_closed(b, number);
         return;
+    }
+    if (slot->stage == STAGE_WRITABLE)
+        result = result > 0 ? -ECANCELED : result;
+    else if (result > 0 && all)
+        slot->moved += (uint64_t)result;
+    if (!cancelling) {
+        bool full = result == -EAGAIN && !(slot->op.flags & MSG_DONTWAIT);
+        if (full || (result > 0 && all && slot->moved < slot->op.len)) {
+            once_more(b, number, STAGE_WRITABLE, true);
+            return;
+        }
+        if (result == -EINTR) {
+            once_more(b, number, STAGE_AGAIN, true);
+            return;
+        }
+    } else if (result == -EAGAIN) {
+        result = -ECANCELED;
     }
     bool partly = slot->moved != 0 && (result >= 0 || result == -ECANCELED);
     complete(b, number, partly ? (int64_t)slot->moved : result, -1, -1);
@@ -142,7 +226,7 @@ static void complete_operation(lio_backend *b, uint32_t number, const struct uri
     int64_t result = cqe->res;
     int64_t data = -1, detail = -1;
     bool cancelling = slot->state == LIO_STATE_CANCELLING;
-    if (slot->op.opcode == LIO_SEND && (slot->op.op_flags & LIO_OP_ALL)) {
+    if (waits_by_poll(&slot->op)) {
         complete_send(b, number, result);
         return;
     }
@@ -177,8 +261,14 @@ static void complete_operation(lio_backend *b, uint32_t number, const struct uri
         assert(msg != NULL);
         lio_uring_read_msg(slot, lio_extra_at(&b->store, number), msg);
     }
-    if (slot->op.opcode == LIO_POLL && result > 0)
+    if (slot->op.opcode == LIO_POLL && result > 0) {
         result = lio_uring_poll_result(slot->op.flags, (int32_t)result);
+        if (result == 0 && !cancelling) {
+            park_half_closed(b, number);
+            return;
+        }
+        result = result == 0 ? -ECANCELED : result;
+    }
     complete(b, number, result, data, detail);
 }
 
@@ -200,6 +290,8 @@ static uint32_t reap(lio_backend *b)
     while ((cqe = lio_ring_peek(&state->ring)) != NULL) {
         if (cqe->user_data == TOKEN_WAKE) {
             take_wake(b);
+        } else if (cqe->user_data == TOKEN_HALF_CLOSED) {
+            take_half_closed(b);
         } else if (cqe->user_data != TOKEN_INTERNAL) {
             uint32_t number = lio_store_resolve(&b->store, cqe->user_data);
             assert(number != LIO_NO_SLOT);
@@ -244,17 +336,6 @@ static void add_due_cancels(lio_backend *b)
         slot->cancel_due = 0;
         state->cancels_due--;
     }
-}
-
-static void arm_wake(lio_backend *b)
-{
-    uring_state *state = state_of(b);
-    struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
-    if (sqe == NULL)
-        return;
-    lio_uring_encode_poll(sqe, b->wake_fd, LIO_POLL_READ);
-    sqe->user_data = TOKEN_WAKE;
-    state->wake_armed = true;
 }
 
 /* The kernels before 6.11 (5.19 for sockets) have no such opcodes, and the calls do not
@@ -315,11 +396,27 @@ static bool choose_buffer(lio_backend *b, uint32_t number, struct uring_sqe *sqe
     return true;
 }
 
+/* A kernel without registered files: look whether the number still names the file. */
+static bool names_same_file(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
+{
+    struct stat st;
+    b->stats.syscalls++;
+    return fstat((int)fd, &st) == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
+           entry->identity[1] == (uint64_t)st.st_ino;
+}
+
 static void add_operation(lio_backend *b, uint32_t number)
 {
     uring_state *state = state_of(b);
     lio_slot *slot = lio_slot_at(&b->store, number);
     lio_slot_extra *extra = lio_extra_at(&b->store, number);
+    const lio_fd_entry *entry =
+        lio_opcode_has_fd(slot->op.opcode) ? lio_fd_find(&b->store, slot->op.fd) : NULL;
+    if (entry != NULL && entry->adopted && !entry->armed &&
+        !names_same_file(b, entry, slot->op.fd)) {
+        complete(b, number, -EBADF, -1, -1);
+        return;
+    }
     if (runs_inline(state, slot->op.opcode)) {
         b->stats.syscalls++;
         complete(b, number, run_inline(&slot->op, extra), -1, -1);
@@ -328,13 +425,17 @@ static void add_operation(lio_backend *b, uint32_t number)
     struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
     assert(sqe != NULL); /* the caller made room */
     lio_uring_encode(sqe, slot, extra);
+    if (slot->stage == STAGE_WRITABLE) {
+        memset(sqe, 0, sizeof *sqe);
+        lio_uring_encode_poll(sqe, slot->op.fd, LIO_POLL_WRITE);
+    } else if (waits_by_poll(&slot->op)) {
+        sqe->op_flags |= MSG_DONTWAIT;
+    }
     if (lio_uring_wants_pool(&slot->op) && !choose_buffer(b, number, sqe)) {
         state->ring.sq_local--;
         return;
     }
-    const lio_fd_entry *entry =
-        lio_opcode_has_fd(slot->op.opcode) ? lio_fd_find(&b->store, slot->op.fd) : NULL;
-    if (entry != NULL && entry->adopted && slot->op.opcode != LIO_SPLICE &&
+    if (entry != NULL && entry->armed && slot->op.opcode != LIO_SPLICE &&
         slot->op.opcode != LIO_TEE)
         sqe->flags |= URING_SQE_FIXED_FILE; /* the index is the number */
     sqe->user_data = lio_store_token(slot, number);
@@ -347,7 +448,9 @@ static int fill(lio_backend *b)
     uring_state *state = state_of(b);
     uint32_t limit = b->store.queued; /* what comes back meanwhile waits for the next round */
     if (!state->wake_armed)
-        arm_wake(b);
+        state->wake_armed = add_watch(state, b->wake_fd, TOKEN_WAKE);
+    if (state->half_closed.waiting != 0 && !state->half_closed.armed)
+        state->half_closed.armed = add_watch(state, state->half_closed.fd, TOKEN_HALF_CLOSED);
     if (state->cancels_due != 0)
         add_due_cancels(b);
     while (limit-- != 0 && b->store.queue.head != LIO_NO_SLOT) {
@@ -385,7 +488,8 @@ static int poll_fds(lio_backend *b, int64_t timeout_ns)
 {
     struct pollfd fds[2] = {{.fd = state_of(b)->ring.fd, .events = POLLIN},
                             {.fd = b->wake_fd, .events = POLLIN}};
-    struct timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    struct timespec ts = {.tv_sec = timeout_ns / 1000000000,
+                          .tv_nsec = timeout_ns % 1000000000};
     int ready = ppoll(fds, 2, timeout_ns < 0 ? NULL : &ts, NULL);
     return ready < 0 ? -errno : ready > 0;
 }
@@ -464,10 +568,10 @@ static int block(lio_backend *b, int64_t deadline_ns)
 static int uring_turn(lio_backend *b, int64_t deadline_ns)
 {
     for (int again = 0;;) {
+        reap(b); /* before fill: what has to go once more goes now */
         int error = fill(b);
         if (error != 0 && error != -EAGAIN)
             return error;
-        reap(b);
         if (b->store.done_count != 0 || b->woken || deadline_ns == 0) {
             error = collect(b);
             if (error != 0)
@@ -495,6 +599,11 @@ static int uring_cancel(lio_backend *b, uint32_t number)
     uring_state *state = state_of(b);
     lio_slot *slot = lio_slot_at(&b->store, number);
     uint64_t token = lio_store_token(slot, number);
+    if (slot->stage == STAGE_HALF_CLOSED) { /* the ring knows nothing of it */
+        state->half_closed.waiting--;
+        complete(b, number, slot->moved != 0 ? (int64_t)slot->moved : -ECANCELED, -1, -1);
+        return 0;
+    }
     if (add_cancel(state, token))
         return 0;
     int done = lio_ring_enter(&state->ring, 0, 0, false);
@@ -524,13 +633,15 @@ static void make_file_table(lio_backend *b)
 static int uring_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 {
     uring_state *state = state_of(b);
-    (void)entry;
     if (state->table_size == 0 && !state->table_refused)
         make_file_table(b);
-    if (fd >= (lio_fd)state->table_size)
-        return 0;
-    int error = lio_uring_update_file(&state->ring, (uint32_t)fd, (int32_t)fd);
-    return error != 0 ? error : 1;
+    if (fd < (lio_fd)state->table_size) {
+        int error = lio_uring_update_file(&state->ring, (uint32_t)fd, (int32_t)fd);
+        if (error != 0)
+            return error;
+        entry->armed = 1;
+    }
+    return 1;
 }
 
 /* Asks for the end of all that the kernel has of one descriptor; returns whether there was
@@ -538,10 +649,12 @@ static int uring_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 static bool cancel_all_of(lio_backend *b, const lio_fd_entry *entry)
 {
     bool any = false;
-    for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT;
-         number = lio_slot_at(&b->store, number)->fd_next) {
+    uint32_t next;
+    for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT; number = next) {
+        const lio_slot *slot = lio_slot_at(&b->store, number);
+        next = slot->fd_next;
         any = true;
-        if (lio_slot_at(&b->store, number)->state == LIO_STATE_SUBMITTED) {
+        if (slot->state == LIO_STATE_SUBMITTED) {
             lio_store_cancelling(&b->store, number);
             uring_cancel(b, number);
         }
@@ -570,7 +683,11 @@ static int uring_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
         if (lio_ring_peek(&state->ring) != NULL)
             break; /* no room for more addresses; the next wait has it */
     }
-    return entry->adopted ? lio_uring_update_file(&state->ring, (uint32_t)fd, -1) : 0;
+    lio_half_closed_forget(&state->half_closed, (int)fd);
+    if (!entry->armed)
+        return 0;
+    entry->armed = 0;
+    return lio_uring_update_file(&state->ring, (uint32_t)fd, -1);
 }
 
 /* -- life -------------------------------------------------------------------------- */
@@ -586,6 +703,7 @@ static int uring_init(lio_backend *b)
     uring_state *state = calloc(1, sizeof *state);
     if (state == NULL)
         return -ENOMEM;
+    state->half_closed.fd = -1;
     int error = lio_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES, b->without);
     if (error != 0) {
         free(state);
@@ -713,6 +831,7 @@ static void uring_close(lio_backend *b, bool forked)
                 pause_shortly(b);
         }
     }
+    lio_half_closed_close(&state->half_closed);
     lio_ring_close(&state->ring, forked);
     if (pending) {
         /* A worker of the kernel still has memory of ours, on a file that does not answer.

@@ -112,7 +112,7 @@ struct uring_sqe {
     uint8_t flags;
     uint16_t ioprio;
     int32_t fd;
-    uint64_t off; /* also addr2 */
+    uint64_t off;  /* also addr2 */
     uint64_t addr; /* also splice_off_in */
     uint32_t len;
     uint32_t op_flags;

@@ -77,8 +77,8 @@ uint8_t lio_uring_opcode(uint8_t opcode)
 
 bool lio_uring_wants_pool(const lio_op *op)
 {
-    return op->buf == NULL && (op->opcode == LIO_RECV || op->opcode == LIO_RECVMSG ||
-                               op->opcode == LIO_RECVFROM);
+    return op->buf == NULL &&
+           (op->opcode == LIO_RECV || op->opcode == LIO_RECVMSG || op->opcode == LIO_RECVFROM);
 }
 
 uint64_t lio_uring_pool_length(const lio_op *op)
@@ -99,16 +99,15 @@ void lio_uring_encode_poll(struct uring_sqe *sqe, lio_fd fd, uint32_t mask)
     sqe->op_flags = events;
 }
 
-int64_t lio_uring_poll_result(uint32_t wanted, int32_t revents)
+uint32_t lio_uring_poll_result(uint32_t wanted, int32_t revents)
 {
-    int64_t due = 0;
+    uint32_t due = 0;
     /* A hang-up or an error wakes readers and writers, as with epoll in Trio. */
     if (revents & (POLLIN | POLLRDHUP | POLLPRI | POLLHUP | POLLERR))
         due |= LIO_POLL_READ;
     if (revents & (POLLOUT | POLLHUP | POLLERR))
         due |= LIO_POLL_WRITE;
-    due &= wanted;
-    return due != 0 ? due : wanted;
+    return due & wanted;
 }
 
 static uint32_t receive_flags(uint32_t flags)
@@ -166,8 +165,6 @@ static void encode_socket(struct uring_sqe *sqe, const lio_slot *slot, lio_slot_
         sqe->addr = pointer((char *)op->buf + slot->moved);
         sqe->len = length(op->len - slot->moved);
         sqe->op_flags = op->flags | MSG_NOSIGNAL;
-        if (op->op_flags & LIO_OP_ALL)
-            sqe->op_flags |= MSG_WAITALL; /* the kernel goes on by itself, since 5.19 */
         break;
     case LIO_SOCKET:
         sqe->off = op->flags;
@@ -335,7 +332,8 @@ void lio_uring_read_msg(const lio_slot *slot, const lio_slot_extra *extra, lio_m
     if (slot->op.opcode == LIO_ACCEPT) {
         msg->addr_len = extra->addr_len;
     } else {
-        const struct msghdr *header = &((const struct message *)(const void *)&extra->os)->header;
+        const struct msghdr *header =
+            &((const struct message *)(const void *)&extra->os)->header;
         msg->addr_len = header->msg_namelen;
         msg->control_len = (uint32_t)header->msg_controllen;
         msg->flags = (uint32_t)header->msg_flags;

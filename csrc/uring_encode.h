@@ -16,8 +16,9 @@ uint64_t lio_uring_pool_length(const lio_op *op);
 void lio_uring_point_at(struct uring_sqe *sqe, const lio_slot *slot, lio_slot_extra *extra,
                         void *buffer);
 void lio_uring_encode_poll(struct uring_sqe *sqe, lio_fd fd, uint32_t lio_poll_mask);
-/* What LIO_POLL answers, from the kernel's mask. */
-int64_t lio_uring_poll_result(uint32_t wanted, int32_t revents);
+/* What LIO_POLL answers, from the kernel's mask; 0: nothing of what was wanted, for the
+ * kernel reports a half-close by the peer to writers too. */
+uint32_t lio_uring_poll_result(uint32_t wanted, int32_t revents);
 /* The message header that a LIO_RECVMSG or LIO_RECVFROM left in the slot. */
 void lio_uring_read_msg(const lio_slot *slot, const lio_slot_extra *extra, lio_msg *msg);
 

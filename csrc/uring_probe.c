@@ -17,9 +17,9 @@ int lio_uring_probe_opcodes(lio_ring *ring, uint8_t offered[URING_OP_LAST])
         return error;
     for (unsigned i = 0; i < probe.ops_len && i < URING_OP_LAST; i++)
         offered[i] = (probe.ops[i].flags & URING_OP_SUPPORTED) != 0;
-    static const uint8_t needed[] = {URING_OP_NOP,     URING_OP_POLL_ADD, URING_OP_SENDMSG,
-                                     URING_OP_RECVMSG, URING_OP_TIMEOUT,  URING_OP_ACCEPT,
-                                     URING_OP_CONNECT, URING_OP_SEND,     URING_OP_RECV,
+    static const uint8_t needed[] = {URING_OP_NOP,         URING_OP_POLL_ADD, URING_OP_SENDMSG,
+                                     URING_OP_RECVMSG,     URING_OP_TIMEOUT,  URING_OP_ACCEPT,
+                                     URING_OP_CONNECT,     URING_OP_SEND,     URING_OP_RECV,
                                      URING_OP_ASYNC_CANCEL};
     for (size_t i = 0; i < sizeof needed; i++) {
         if (!offered[needed[i]])

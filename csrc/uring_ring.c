@@ -201,8 +201,8 @@ int lio_ring_enter(lio_ring *ring, uint32_t min_complete, int64_t timeout_ns, bo
     /* The entries must be whole before the kernel can see the new tail. */
     __atomic_store_n(ring->sq_tail, ring->sq_local, __ATOMIC_RELEASE);
     ring->syscalls++;
-    long done = syscall(URING_NR_ENTER, ring->fd, lio_ring_unsubmitted(ring), min_complete, flags,
-                        argp, arg_size);
+    long done = syscall(URING_NR_ENTER, ring->fd, lio_ring_unsubmitted(ring), min_complete,
+                        flags, argp, arg_size);
     return done < 0 ? -errno : (int)done;
 }
 

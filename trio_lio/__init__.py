@@ -1,0 +1,21 @@
+"""Trio on completions: io_uring, and a first-class epoll poller, under unchanged programs."""
+
+from ._install import current_backend, install, installed, run, start_guest_run, uninstall
+from ._native import BackendInfo, BackendUnavailable, available_backends
+from ._trio_compat import TrioIncompatible
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendInfo",
+    "BackendUnavailable",
+    "TrioIncompatible",
+    "__version__",
+    "available_backends",
+    "current_backend",
+    "install",
+    "installed",
+    "run",
+    "start_guest_run",
+    "uninstall",
+]

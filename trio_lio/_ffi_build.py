@@ -19,11 +19,17 @@ PORTABLE = ["lio.c", "backend.c", "op_store.c"]
 LINUX = [
     "uring.c",
     "uring_encode.c",
+    "uring_half_closed.c",
     "uring_pool.c",
     "uring_probe.c",
     "uring_ring.c",
     "poller.c",
+    "poller_ops.c",
     "poller_epoll.c",
+    "poller_park.c",
+    "poller_turn.c",
+    "timer_heap.c",
+    "file_ops.c",
     "file_pool.c",
     "load_generator.c",
     "syscall_count.c",
@@ -62,6 +68,7 @@ static int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, in
                                size_t address_len)
 {
     lio_op op = {.opcode = (uint8_t)opcode,
+                 .op_flags = LIO_OP_EXCLUSIVE,
                  .fd = fd,
                  .buf = buf,
                  .len = len,

@@ -1,0 +1,183 @@
+/* file_ops.c: the operations of the file pool, one system call each. They may block. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "file_pool.h"
+
+#define LENGTH_MAX 0x7ffff000u /* MAX_RW_COUNT: more is cut by every system call alike */
+
+bool lio_opcode_is_file(uint8_t opcode)
+{
+    switch (opcode) {
+    case LIO_READ_AT:
+    case LIO_WRITE_AT:
+    case LIO_READV_AT:
+    case LIO_WRITEV_AT:
+    case LIO_OPENAT:
+    case LIO_FSYNC:
+    case LIO_FDATASYNC:
+    case LIO_TRUNCATE:
+    case LIO_STATX:
+    case LIO_LINKAT:
+    case LIO_SYMLINKAT:
+    case LIO_RENAMEAT:
+    case LIO_UNLINKAT:
+    case LIO_MKDIRAT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static int64_t transfer(const lio_op *op, uint64_t moved)
+{
+    int fd = (int)op->fd;
+    char *bytes = op->buf == NULL ? NULL : (char *)op->buf + moved;
+    uint64_t left = op->len - moved;
+    size_t length = left > LENGTH_MAX ? LENGTH_MAX : (size_t)left;
+    off_t offset = op->offset + (off_t)moved;
+    ssize_t done;
+    switch (op->opcode) {
+    case LIO_READ:
+        done = read(fd, bytes, length);
+        break;
+    case LIO_WRITE:
+        done = write(fd, bytes, length);
+        break;
+    case LIO_READ_AT:
+        done = pread(fd, bytes, length, offset);
+        break;
+    default:
+        done = pwrite(fd, bytes, length, offset);
+        break;
+    }
+    if (moved == 0)
+        return done < 0 ? -errno : done;
+    /* What was moved before is not undone by an error after it. */
+    return (int64_t)moved + (done < 0 ? 0 : done);
+}
+
+static int64_t rename_path(const lio_op *op)
+{
+    int from = (int)op->fd, to = (int)op->fd2;
+    if (op->flags == 0)
+        return renameat(from, op->path, to, op->path2);
+#if defined(SYS_renameat2)
+    return syscall(SYS_renameat2, from, op->path, to, op->path2, op->flags);
+#else
+    errno = ENOTSUP;
+    return -1;
+#endif
+}
+
+static int64_t query(const lio_op *op)
+{
+#if defined(SYS_statx)
+    return syscall(SYS_statx, (int)op->fd, op->path, (int)op->flags, op->mode, op->buf);
+#else
+    (void)op;
+    errno = ENOTSUP;
+    return -1;
+#endif
+}
+
+static int64_t move_between(const lio_op *op)
+{
+#if defined(__linux__)
+    loff_t from = op->offset, to = op->offset2;
+    /* Never wait for a pipe here: that is the poller's to do. */
+    unsigned flags = op->flags | SPLICE_F_NONBLOCK;
+    size_t length = op->len > LENGTH_MAX ? LENGTH_MAX : (size_t)op->len;
+    if (op->opcode == LIO_TEE)
+        return tee((int)op->fd, (int)op->fd2, length, flags);
+    return splice((int)op->fd, from < 0 ? NULL : &from, (int)op->fd2, to < 0 ? NULL : &to,
+                  length, flags);
+#else
+    (void)op;
+    errno = ENOTSUP;
+    return -1;
+#endif
+}
+
+static int64_t sync_data(int fd)
+{
+#if defined(__APPLE__)
+    return fsync(fd);
+#else
+    return fdatasync(fd);
+#endif
+}
+
+static int64_t perform_once(const lio_op *op, uint64_t moved)
+{
+    int fd = (int)op->fd;
+    const struct iovec *iov = op->buf;
+    int64_t done;
+    switch (op->opcode) {
+    case LIO_READ:
+    case LIO_WRITE:
+    case LIO_READ_AT:
+    case LIO_WRITE_AT:
+        return transfer(op, moved);
+    case LIO_READV_AT:
+        done = preadv(fd, iov, (int)op->len, op->offset);
+        break;
+    case LIO_WRITEV_AT:
+        done = pwritev(fd, iov, (int)op->len, op->offset);
+        break;
+    case LIO_OPENAT:
+        done = openat(fd, op->path, (int)op->flags, (mode_t)op->mode);
+        break;
+    case LIO_FSYNC:
+        done = fsync(fd);
+        break;
+    case LIO_FDATASYNC:
+        done = sync_data(fd);
+        break;
+    case LIO_TRUNCATE:
+        done = ftruncate(fd, op->offset);
+        break;
+    case LIO_STATX:
+        done = query(op);
+        break;
+    case LIO_LINKAT:
+        done = linkat(fd, op->path, (int)op->fd2, op->path2, (int)op->flags);
+        break;
+    case LIO_SYMLINKAT:
+        done = symlinkat(op->path, fd, op->path2);
+        break;
+    case LIO_RENAMEAT:
+        done = rename_path(op);
+        break;
+    case LIO_UNLINKAT:
+        done = unlinkat(fd, op->path, (int)op->flags);
+        break;
+    case LIO_MKDIRAT:
+        done = mkdirat(fd, op->path, (mode_t)op->mode);
+        break;
+    case LIO_TEE:
+    case LIO_SPLICE:
+        done = move_between(op);
+        break;
+    case LIO_CLOSE:
+        /* The number is free even after EINTR: a second try might hit another file. */
+        return close(fd) == 0 || errno == EINTR ? 0 : -errno;
+    default:
+        return -ENOTSUP;
+    }
+    return done < 0 ? -errno : done;
+}
+
+int64_t lio_file_perform(const lio_op *op, uint64_t moved)
+{
+    int64_t result;
+    do {
+        result = perform_once(op, moved);
+    } while (result == -EINTR);
+    return result;
+}

@@ -1,0 +1,267 @@
+/* poller_park.c: who waits where, for which file, and how that ends. */
+#include <assert.h>
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "poller.h"
+
+static_assert(sizeof(lio_file_job) <= sizeof(((lio_slot_extra *)0)->os), "job fits");
+
+lio_file_job *lio_poller_job_of(lio_backend *b, uint32_t number)
+{
+    return (lio_file_job *)lio_extra_at(&b->store, number)->os.bytes;
+}
+
+/* -- where a slot is --------------------------------------------------------------- */
+
+int lio_poller_waits_for(const lio_slot *slot)
+{
+    return (int)(slot->stage == LIO_STAGE_FD2 ? slot->op.fd2 : slot->op.fd);
+}
+
+static lio_list *parked_on(lio_backend *b, const lio_slot *slot)
+{
+    lio_fd_entry *entry = lio_fd_find(&b->store, lio_poller_waits_for(slot));
+    bool writes = slot->stage == LIO_STAGE_FD2 || lio_poller_direction(&slot->op) == LIO_WRITER;
+    return &entry->parked[writes ? LIO_WRITER : LIO_READER];
+}
+
+void lio_poller_unpark(lio_backend *b, uint32_t number)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    if (slot->linked == LIO_LIST_PARKED)
+        lio_list_remove(&b->store, parked_on(b, slot), number);
+    if (slot->aux != 0)
+        lio_timers_remove(&lio_poller_of(b)->timers, &b->store, number);
+}
+
+void lio_poller_finish(lio_backend *b, uint32_t number, int64_t result, int64_t data,
+                       int64_t detail)
+{
+    lio_poller_unpark(b, number);
+    b->stats.cancelled += result == -ECANCELED;
+    lio_store_complete(&b->store, number, result, data, detail);
+}
+
+void lio_poller_finish_early(lio_backend *b, uint32_t number, int64_t error)
+{
+    uint64_t moved = lio_slot_at(&b->store, number)->moved;
+    bool partly = moved != 0 && error == -ECANCELED;
+    lio_poller_finish(b, number, partly ? (int64_t)moved : error, -1, -1);
+}
+
+bool lio_poller_is_poll(lio_backend *b, uint32_t number)
+{
+    return lio_slot_at(&b->store, number)->op.opcode == LIO_POLL;
+}
+
+bool lio_poller_is_aside(const lio_op *op)
+{
+    return op->opcode != LIO_POLL && lio_poller_direction(op) == LIO_READER &&
+           (op->opcode == LIO_RECV || op->opcode == LIO_RECVMSG ||
+            op->opcode == LIO_RECVFROM) &&
+           (op->flags & (MSG_OOB
+#if defined(MSG_ERRQUEUE)
+                         | MSG_ERRQUEUE
+#endif
+                         )) != 0;
+}
+
+/* The first in a direction that is not a poll. */
+static uint32_t first_parked(lio_backend *b, const lio_fd_entry *entry, int direction)
+{
+    uint32_t number = entry->parked[direction].head;
+    while (number != LIO_NO_SLOT && lio_poller_is_poll(b, number))
+        number = lio_slot_at(&b->store, number)->next;
+    return number;
+}
+
+bool lio_poller_has_queue(lio_backend *b, const lio_fd_entry *entry, int direction)
+{
+    uint32_t number = first_parked(b, entry, direction);
+    while (number != LIO_NO_SLOT && (lio_poller_is_poll(b, number) ||
+                                     lio_poller_is_aside(&lio_slot_at(&b->store, number)->op)))
+        number = lio_slot_at(&b->store, number)->next;
+    return number != LIO_NO_SLOT;
+}
+
+bool lio_poller_is_guarded(lio_backend *b, const lio_fd_entry *entry)
+{
+    return entry->adopted || first_parked(b, entry, LIO_READER) != LIO_NO_SLOT ||
+           first_parked(b, entry, LIO_WRITER) != LIO_NO_SLOT;
+}
+
+void lio_poller_be_hungry(lio_backend *b, lio_fd_entry *entry, int fd)
+{
+    lio_poller *p = lio_poller_of(b);
+    if (entry->ready & LIO_READY_HUNGRY)
+        return;
+    assert(p->hungry_count < p->hungry_room);
+    entry->ready |= LIO_READY_HUNGRY;
+    p->hungry[p->hungry_count++] = fd;
+}
+
+/* -- the file pool ----------------------------------------------------------------- */
+
+void lio_poller_give_to_pool(lio_backend *b, uint32_t number)
+{
+    lio_poller *p = lio_poller_of(b);
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    lio_file_job *job = lio_poller_job_of(b, number);
+    lio_poller_unpark(b, number);
+    job->op = slot->op;
+    job->moved = slot->moved;
+    job->number = number;
+    int error = p->files == NULL ? -ENOTSUP : lio_file_pool_add(p->files, job);
+    if (error != 0) {
+        lio_poller_finish(b, number, error, -1, -1);
+        return;
+    }
+    slot->stage = LIO_STAGE_POOL;
+    p->jobs++;
+}
+
+bool lio_poller_take_from_pool(lio_backend *b, uint32_t number)
+{
+    lio_poller *p = lio_poller_of(b);
+    assert(lio_slot_at(&b->store, number)->stage == LIO_STAGE_POOL);
+    if (!lio_file_pool_cancel(p->files, lio_poller_job_of(b, number)))
+        return false;
+    p->jobs--;
+    return true;
+}
+
+/* -- identity ---------------------------------------------------------------------- */
+
+/* Ends what is parked on a descriptor and, if it was adopted, all that names it. in_use: the
+ * number names another file now, so polls may end as if woken for no reason. */
+static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
+{
+    while (entry->gate.head != LIO_NO_SLOT) /* first, lest the gate opens for them */
+        lio_poller_finish(b, entry->gate.head, -EBADF, -1, -1);
+    for (uint32_t number = entry->ops.head, next; number != LIO_NO_SLOT; number = next) {
+        lio_slot *slot = lio_slot_at(&b->store, number);
+        next = slot->fd_next;
+        if (slot->stage == LIO_STAGE_POOL) {
+            if (!lio_poller_take_from_pool(b, number))
+                continue; /* it got hold of the right file */
+        } else if (!entry->adopted && slot->linked != LIO_LIST_PARKED)
+            continue; /* pushed for the file that has the number now */
+        bool spurious = slot->op.opcode == LIO_POLL && in_use;
+        lio_poller_finish(b, number, spurious ? (int64_t)slot->op.flags : -EBADF, -1, -1);
+    }
+    for (int direction = LIO_READER; direction <= LIO_WRITER; direction++) {
+        while (entry->parked[direction].head != LIO_NO_SLOT) /* of splices to here */
+            lio_poller_finish(b, entry->parked[direction].head, -EBADF, -1, -1);
+    }
+    if (entry->adopted || entry->armed)
+        lio_os_forget(b, lio_poller_of(b)->os, fd);
+    entry->adopted = 0;
+    entry->armed = 0;
+    entry->generation++;
+    entry->ready &= LIO_READY_HUNGRY;
+    entry->stream = 0;
+}
+
+bool lio_poller_verify(lio_backend *b, lio_fd_entry *entry, int fd)
+{
+    lio_poller *p = lio_poller_of(b);
+    if (entry->round == p->round)
+        return true;
+    struct stat st;
+    b->stats.syscalls++;
+    int error = fstat(fd, &st);
+    if (lio_poller_is_guarded(b, entry)) {
+        bool same = error == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
+                    entry->identity[1] == (uint64_t)st.st_ino;
+        if (same)
+            entry->round = p->round;
+        else
+            abandon(b, entry, fd, error == 0);
+        return same;
+    }
+    if (error != 0)
+        return true; /* the operation itself will tell */
+    entry->identity[0] = (uint64_t)st.st_dev;
+    entry->identity[1] = (uint64_t)st.st_ino;
+    entry->round = p->round;
+    entry->stream = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? LIO_TRAIT_FILE : 0;
+    return true;
+}
+
+/* -- parking ----------------------------------------------------------------------- */
+
+static uint8_t wanted_from(lio_backend *b, const lio_fd_entry *entry)
+{
+    uint8_t wanted = 0;
+    for (int direction = LIO_READER; direction <= LIO_WRITER; direction++) {
+        /* What goes by time or has its turn coming does not wait for events, nor does what
+         * is behind it. */
+        bool waits = !(entry->ready & LIO_READY_HUNGRY);
+        uint32_t number = entry->parked[direction].head;
+        for (; number != LIO_NO_SLOT; number = lio_slot_at(&b->store, number)->next) {
+            const lio_slot *slot = lio_slot_at(&b->store, number);
+            waits = waits && slot->aux == 0;
+            if (slot->op.opcode == LIO_POLL)
+                wanted |= (uint8_t)slot->op.flags;
+            else if (waits)
+                wanted |= (uint8_t)(1 << direction);
+        }
+    }
+    return wanted;
+}
+
+static_assert((int)LIO_READY_READ == (int)LIO_POLL_READ &&
+                  (int)LIO_READY_WRITE == (int)LIO_POLL_WRITE,
+              "polls ask for readiness");
+
+void lio_poller_fail_parked(lio_backend *b, lio_fd_entry *entry, int error)
+{
+    for (int direction = LIO_READER; direction <= LIO_WRITER; direction++) {
+        uint32_t number;
+        while ((number = entry->parked[direction].head) != LIO_NO_SLOT) {
+            uint8_t opcode = lio_slot_at(&b->store, number)->op.opcode;
+            /* A device without poll: only a thread can wait for it. */
+            if (error == -EPERM && (opcode == LIO_READ || opcode == LIO_WRITE))
+                lio_poller_give_to_pool(b, number);
+            else
+                lio_poller_finish_early(b, number, error);
+        }
+    }
+}
+
+void lio_poller_rearm(lio_backend *b, lio_fd_entry *entry, int fd)
+{
+    uint8_t wanted = entry->adopted ? 0 : wanted_from(b, entry);
+    if ((wanted & ~entry->armed) == 0)
+        return;
+    int error = lio_os_arm(b, lio_poller_of(b)->os, entry, fd, wanted);
+    entry->armed = error == 0 ? wanted : 0;
+    if (error != 0)
+        lio_poller_fail_parked(b, entry, error);
+}
+
+void lio_poller_disarm(lio_backend *b, lio_fd_entry *entry, int fd)
+{
+    if (entry->adopted || entry->armed == 0 || wanted_from(b, entry) != 0)
+        return;
+    lio_os_arm(b, lio_poller_of(b)->os, entry, fd, 0);
+    entry->armed = 0;
+}
+
+void lio_poller_park(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t number,
+                     int direction)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    if (slot->linked == LIO_LIST_PARKED)
+        return;
+    if (!entry->adopted && slot->op.opcode != LIO_POLL && !lio_poller_is_guarded(b, entry)) {
+        lio_poller_verify(b, entry, fd); /* from now on it has to be this file */
+        if (entry->round != lio_poller_of(b)->round) {
+            lio_poller_finish(b, number, -EBADF, -1, -1);
+            return;
+        }
+    }
+    lio_list_append(&b->store, &entry->parked[direction], number, LIO_LIST_PARKED);
+}

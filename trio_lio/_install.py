@@ -1,0 +1,321 @@
+"""run, install, uninstall, installed, start_guest_run, current_backend.
+
+Trio makes its I/O manager by calling ``TheIOManager()`` at the start of every run. While
+anything of trio-lio is in use, that name is `LioIOManager`, which asks `_make_manager`: it
+makes a lio manager for the runs that are meant, and Trio's own for all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import socket as stdlib_socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from . import _socket, _stream, _trio_compat
+from ._manager import DEFAULT_CAPACITY, LioIOManager, living_managers
+from ._native import BackendInfo, BackendUnavailable, backend_names, probe
+from ._trio_compat import run_context, run_module
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+__all__ = [
+    "current_backend",
+    "install",
+    "installed",
+    "run",
+    "start_guest_run",
+    "uninstall",
+]
+
+
+@attrs.frozen
+class Settings:
+    """What a run is asked to use."""
+
+    backend: str | None
+    capacity: int
+    files: bool
+
+
+_lock = threading.RLock()
+_users = 0
+_stack: list[Settings] = []
+_trio_manager: Any = None
+_stdlib_method: dict[str, Any] = {}
+
+
+class _NextRun(threading.local):
+    settings: Settings | None = None
+
+
+_next_run = _NextRun()
+
+
+# -- choosing a backend ----------------------------------------------------------------
+
+
+def _check_name(name: str, source: str) -> None:
+    if name not in backend_names():
+        raise ValueError(
+            f"{source} asks for the backend {name!r}; this build of trio-lio has: "
+            f"{', '.join(backend_names())}"
+        )
+
+
+def _settings(backend: str | None, capacity: int | None, files: bool) -> Settings:
+    if backend is None:
+        backend = os.environ.get("TRIO_LIO_BACKEND") or None
+        if backend is not None:
+            _check_name(backend, "TRIO_LIO_BACKEND")
+    elif not isinstance(backend, str):
+        raise TypeError(f"backend must be a str or None, not {type(backend).__name__}")
+    else:
+        _check_name(backend, "backend=")
+    if capacity is None:
+        capacity = DEFAULT_CAPACITY
+    elif not isinstance(capacity, int) or isinstance(capacity, bool):
+        raise TypeError(f"capacity must be an int or None, not {type(capacity).__name__}")
+    elif not 1 <= capacity <= 1 << 20:
+        raise ValueError(f"capacity must be from 1 to {1 << 20}, not {capacity}")
+    return Settings(backend=backend, capacity=capacity, files=bool(files))
+
+
+@functools.lru_cache(maxsize=8)
+def _preferred(without: str) -> tuple[str, str]:
+    """The first backend that runs here, and why those before it do not."""
+    reasons = []
+    for name in backend_names():
+        info = probe(name)
+        if info.available:
+            return name, "; ".join(reasons)
+        if info.errno in _RESOURCE_ERRORS:
+            raise OSError(info.errno, f"cannot make the {name!r} backend: {info.reason}")
+        reasons.append(f"{name}: {info.reason}")
+    raise BackendUnavailable("no backend of trio-lio runs here: " + "; ".join(reasons))
+
+
+_RESOURCE_ERRORS = {errno.ENOMEM, errno.ENFILE, errno.EMFILE}
+
+
+def choose(backend: str | None) -> tuple[str, str]:
+    """The backend for a run and the reason. One that was asked for is used or refused."""
+    if backend is not None:
+        return backend, "asked for"
+    name, reason = _preferred(os.environ.get("TRIO_LIO_URING_WITHOUT", ""))
+    return name, f"fallback: {reason}" if reason else "first in order of preference"
+
+
+def _make_lio_manager(settings: Settings) -> LioIOManager:
+    name, reason = choose(settings.backend)
+    try:
+        return LioIOManager(name, settings.capacity, reason)
+    except BackendUnavailable:
+        if settings.backend is not None:
+            raise
+    # It ran when it was tried first: something (a seccomp filter, a sysctl) has come since.
+    _preferred.cache_clear()
+    name, reason = choose(None)
+    return LioIOManager(name, settings.capacity, reason)
+
+
+def _make_manager() -> Any:
+    """What ``TheIOManager()`` answers to a run that is just starting."""
+    settings = _next_run.settings
+    _next_run.settings = None
+    if settings is None and _stack:
+        settings = _stack[-1]
+    return _trio_manager() if settings is None else _make_lio_manager(settings)
+
+
+# -- putting in place ------------------------------------------------------------------
+
+
+def _settle(sock: stdlib_socket.socket) -> None:
+    """Before a stdlib socket lets its descriptor go: the operations on it end, in whichever
+    run they are."""
+    fd = sock.fileno()
+    if fd < 0:
+        return
+    for manager in list(living_managers):
+        adopted = manager.adopted.get(fd)
+        if adopted is not None and adopted() is sock:
+            manager.let_go(adopted)
+
+
+def _real_close(self: Any, *args: Any) -> None:
+    _settle(self)
+    _stdlib_method["_real_close"](self, *args)
+
+
+def _detach(self: Any) -> int:
+    _settle(self)
+    return _stdlib_method["detach"](self)  # type: ignore[no-any-return]
+
+
+_STDLIB_METHODS = {"_real_close": _real_close, "detach": _detach}
+
+
+def _enter() -> None:
+    global _users, _trio_manager
+    with _lock:
+        if _users == 0:
+            _trio_compat.check()
+            _trio_manager = run_module.TheIOManager
+            _socket.put_in_place()
+            _stream.put_in_place()
+            for name, method in _STDLIB_METHODS.items():
+                _stdlib_method[name] = stdlib_socket.socket.__dict__[name]
+                setattr(stdlib_socket.socket, name, method)
+            LioIOManager.for_new_run = staticmethod(_make_manager)
+            run_module.TheIOManager = LioIOManager
+        _users += 1
+
+
+def _leave() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            run_module.TheIOManager = _trio_manager
+            for name in _STDLIB_METHODS:
+                setattr(stdlib_socket.socket, name, _stdlib_method[name])
+            _stream.take_away()
+            _socket.take_away()
+
+
+def install(
+    backend: str | None = None, capacity: int | None = None, files: bool = True
+) -> None:
+    """Makes every later ``trio.run`` of this process a lio run.
+
+    Args:
+      backend: ``"uring"`` or ``"epoll"``: used or refused. ``None``: what the environment
+        variable ``TRIO_LIO_BACKEND`` names, or the best that this kernel offers.
+      capacity: operations in flight that memory is set aside for (default 1,024). More are
+        no error: the backend grows.
+      files: put file operations behind `trio.open_file` and `trio.Path` too, where the
+        backend has them.
+
+    Raises:
+      ValueError, TypeError: bad arguments, or ``TRIO_LIO_BACKEND`` names no backend.
+      BackendUnavailable: the backend asked for cannot run here; the message says why.
+      TrioIncompatible: the Trio at hand is not one that trio-lio knows.
+    """
+    settings = _settings(backend, capacity, files)
+    if settings.backend is not None:
+        info = probe(settings.backend)
+        if not info.available:
+            raise BackendUnavailable(
+                f"the backend {settings.backend!r} cannot run here: {info.reason}"
+            )
+    _enter()
+    with _lock:
+        _stack.append(settings)
+
+
+def uninstall() -> None:
+    """Takes the last `install` back. Runs that are under way stay as they are.
+
+    Raises:
+      RuntimeError: nothing is installed.
+    """
+    with _lock:
+        if not _stack:
+            raise RuntimeError("trio_lio is not installed")
+        _stack.pop()
+    _leave()
+
+
+@contextlib.contextmanager
+def installed(
+    backend: str | None = None, capacity: int | None = None, files: bool = True
+) -> Iterator[None]:
+    """`install` and `uninstall` as a context manager."""
+    install(backend, capacity, files)
+    try:
+        yield
+    finally:
+        uninstall()
+
+
+@contextlib.contextmanager
+def _for_next_run(settings: Settings) -> Iterator[None]:
+    _enter()
+    _next_run.settings = settings
+    try:
+        yield
+    finally:
+        _next_run.settings = None
+        _leave()
+
+
+def run(
+    async_fn: Callable[..., Awaitable[Any]],
+    *args: Any,
+    backend: str | None = None,
+    capacity: int | None = None,
+    files: bool = True,
+    **trio_run_kwargs: Any,
+) -> Any:
+    """`trio.run` on operations: same arguments, results, exceptions, strictness.
+
+    For ``backend``, ``capacity`` and ``files`` see `install`; all other keyword arguments
+    are those of `trio.run`.
+    """
+    __tracebackhide__ = True
+    with _for_next_run(_settings(backend, capacity, files)):
+        return trio.run(async_fn, *args, **trio_run_kwargs)
+
+
+def start_guest_run(
+    async_fn: Callable[..., Awaitable[Any]],
+    *args: Any,
+    done_callback: Callable[[Any], object],
+    backend: str | None = None,
+    capacity: int | None = None,
+    files: bool = True,
+    **trio_kwargs: Any,
+) -> None:
+    """`trio.lowlevel.start_guest_run` on operations.
+
+    For ``backend``, ``capacity`` and ``files`` see `install`; all other arguments are those
+    of Trio's function.
+    """
+    settings = _settings(backend, capacity, files)
+
+    def done(result: Any) -> object:
+        _leave()
+        return done_callback(result)
+
+    _enter()
+    try:
+        _next_run.settings = settings
+        trio.lowlevel.start_guest_run(async_fn, *args, done_callback=done, **trio_kwargs)
+    except BaseException:
+        _leave()
+        raise
+    finally:
+        _next_run.settings = None
+
+
+def current_backend() -> BackendInfo:
+    """The backend of the run that this task is in.
+
+    Raises:
+      RuntimeError: not inside a run, or the run is Trio's own.
+    """
+    try:
+        manager = run_context.runner.io_manager
+    except AttributeError:
+        raise RuntimeError("must be called from inside a run") from None
+    if type(manager) is not LioIOManager:
+        raise RuntimeError("this run is not a lio run: start it with trio_lio.run")
+    return manager.info

@@ -1,0 +1,559 @@
+"""LioIOManager: what Trio's run loop calls.
+
+The way of an operation: a task takes an `Operation`, pushes it (one native call, no system
+call) and parks on it. The run loop calls `get_events`, which hands everything over and
+waits, one native call a tick; `process_events` wakes each task with its result.
+
+What a task is woken with: ``bytes`` or a non-negative ``int`` for what went well, a tuple for
+messages and accepted sockets, and an ``outcome.Error`` for everything else. Whoever parks
+looks at the type first and unwraps the rare rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as stdlib_socket
+import struct
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import outcome
+import trio
+
+from . import _address, _control
+from ._native import BackendInfo, capability_names, check, create, ffi, lib, raise_unavailable
+from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+DEFAULT_CAPACITY = 1024
+
+# What becomes of a completion. Kinds below KIND_WRITE count as waiting to read.
+KIND_RECEIVE = 0  # bytes, from the pool
+KIND_RECEIVE_OWN = 1  # bytes, from a buffer of the operation's own
+KIND_RECEIVE_INTO = 2  # int
+KIND_RECEIVE_FROM = 3  # (bytes, address)
+KIND_RECEIVE_FROM_OWN = 4
+KIND_RECEIVE_FROM_INTO = 5  # (int, address)
+KIND_RECEIVE_MESSAGE = 6  # (bytes, ancillary data, flags, address)
+KIND_RECEIVE_MESSAGE_OWN = 7
+KIND_RECEIVE_MESSAGE_INTO = 8  # (int, ancillary data, flags, address)
+KIND_ACCEPT = 9  # (stdlib socket, address)
+KIND_POLL_READ = 10
+KIND_WRITE = 11  # int
+KIND_SEND_ALL = 12  # int; all of it or an error
+KIND_POLL_WRITE = 13
+KIND_OTHER = 14  # int; waits neither to read nor to write
+
+# Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
+EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
+SEND_ALL = lib.LIO_OP_ALL | EXCLUSIVE
+
+_MSG_HEAD = struct.Struct("=IIII")  # lio_msg: addr_len, control_len, flags, reserved
+
+# get_events answers this when another thread waited: the owner has to look for itself.
+_LOOK: list[int] = [-1]
+_NOTHING: tuple[()] = ()
+
+
+@attrs.frozen(eq=False)
+class LioStatistics:
+    """What ``trio.lowlevel.current_statistics().io_statistics`` is in a lio run."""
+
+    backend: str
+    """"lio-uring" or "lio-epoll"."""
+    tasks_waiting_read: int
+    """Tasks that wait for data, a connection, or readability."""
+    tasks_waiting_write: int
+    """Tasks that wait to send, or for writability."""
+    operations_in_flight: int
+    operations_pushed: int
+    operations_completed: int
+    operations_cancelled: int
+    batches: int
+    """Native calls that handed over and collected operations, one a tick."""
+    largest_batch: int
+    """The most operations that one call handed over."""
+    syscalls: int
+    """System calls that the backend made."""
+    overflows: int
+    """Times that the completion queue was found overflowed; nothing is lost by that."""
+    wakeups: int
+    capacity: int
+    """Operations that fit before the backend has to grow."""
+
+
+_close_listeners: list[Callable[[LioStatistics], object]] = []
+
+
+def add_close_listener(listener: Callable[[LioStatistics], object]) -> None:
+    """Calls ``listener`` with the last statistics of every lio run from now on."""
+    _close_listeners.append(listener)
+
+
+def remove_close_listener(listener: Callable[[LioStatistics], object]) -> None:
+    _close_listeners.remove(listener)
+
+
+class Operation:
+    """One operation's Python side, used again and again: ``await`` parks the task on it."""
+
+    __slots__ = (
+        "control",
+        "id",
+        "keep",
+        "kind",
+        "manager",
+        "message",
+        "raise_cancel",
+        "task",
+        "want",
+    )
+
+    def __init__(self, manager: LioIOManager, number: int) -> None:
+        self.manager = manager
+        self.id = number
+        self.task: Any = None
+        self.kind = KIND_OTHER
+        self.want = 0
+        self.keep: Any = None  # what the kernel may read or write, until the completion
+        self.control: Any = None
+        self.raise_cancel: Any = None
+        self.message = WaitTaskRescheduled(self.abort)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self.message)
+
+    def abort(self, raise_cancel: Any) -> trio.lowlevel.Abort:
+        manager = self.manager
+        if manager.handle is None:  # the run crashed, and its tasks are being collected
+            return trio.lowlevel.Abort.SUCCEEDED
+        if lib.lio_cancel(manager.handle, self.id) == 1:
+            # It was still queued: it never happened.
+            manager.give_back(self)
+            return trio.lowlevel.Abort.SUCCEEDED
+        # It is with the kernel. The completion decides: its result, or our cancel.
+        self.raise_cancel = raise_cancel
+        return trio.lowlevel.Abort.FAILED
+
+
+class Refused:
+    """Stands in for an operation that could not be pushed: fails when it is awaited.
+
+    A failing call is a checkpoint too; and the frames that an exception keeps alive must not
+    keep the caller's buffer exported.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        yield from trio.lowlevel.checkpoint().__await__()
+        raise self.error
+
+
+class Adopted(weakref.ref[stdlib_socket.socket]):
+    """A socket whose descriptor the backend knows, as long as it lives."""
+
+    __slots__ = ("__weakref__", "fd", "manager")
+    fd: int
+    manager: weakref.ref[LioIOManager]
+
+    def __new__(cls, sock: stdlib_socket.socket, manager: LioIOManager) -> Self:
+        self = super().__new__(cls, sock, _collected)
+        self.fd = sock.fileno()
+        self.manager = weakref.ref(manager)
+        return self
+
+    def __init__(self, sock: stdlib_socket.socket, manager: LioIOManager) -> None:
+        super().__init__(sock, _collected)
+
+
+def _collected(adopted: Any) -> None:
+    manager = adopted.manager()
+    if manager is not None:
+        manager.let_go(adopted)
+
+
+# A stdlib socket that is closed has to be settled in whichever run knows it.
+living_managers: weakref.WeakSet[LioIOManager] = weakref.WeakSet()
+
+
+class LioIOManager:
+    """Trio's I/O manager on a completion backend. One per run.
+
+    Trio makes its manager by ``TheIOManager()``, and while trio-lio is in use that name is
+    this class. Without arguments it is `for_new_run` that decides, and it may well answer
+    with Trio's own manager.
+    """
+
+    for_new_run: Callable[[], Any]
+    """Makes the manager for a run that is just starting; set by `_install`."""
+
+    def __new__(cls, name: str | None = None, *args: Any) -> Any:
+        return cls.for_new_run() if name is None else super().__new__(cls)
+
+    def __init__(
+        self, name: str | None = None, capacity: int = DEFAULT_CAPACITY, reason: str = ""
+    ) -> None:
+        if name is None:
+            return  # for_new_run made it
+        handle = create(name)
+        code = lib.lio_init(handle, capacity)
+        if code != 0:
+            raise_unavailable(name, code)
+        self.handle: Any = handle
+        self.name = name
+        self.statistics_name = f"lio-{name}"
+        self.thread = threading.get_ident()
+        self.info = BackendInfo(
+            name=name,
+            available=True,
+            reason=reason,
+            capabilities=capability_names(lib.lio_capabilities(handle)),
+        )
+        self.receive_max: int = lib.lio_pool_receive_max(handle)
+        self.operations: list[Operation] = []
+        self.free: list[Operation] = []
+        self.adopted: dict[int, Adopted] = {}
+        self._released_elsewhere: deque[Adopted] = deque()
+        self._unprocessed = False
+        self._reschedule: Any = None
+        self._map_memory(capacity)
+        living_managers.add(self)
+
+    def _map_memory(self, capacity: int) -> None:
+        self.capacity = capacity
+        base = ffi.new("void **")
+        size = ffi.new("size_t *")
+        check(lib.lio_pool(self.handle, base, size))
+        self.pool = memoryview(ffi.buffer(base[0], size[0])).cast("B")
+        records = ffi.buffer(lib.lio_records(self.handle), (capacity + 2) * 32)
+        self._records = memoryview(records).cast("B").cast("q")
+
+    # -- what Trio calls ---------------------------------------------------------------
+
+    def get_events(self, timeout: float) -> Sequence[int]:
+        """Hands everything over and waits. Falsy if and only if the time ran out."""
+        if threading.get_ident() != self.thread:
+            # A guest run waits in a thread of Trio's. It may look, but not touch.
+            return _LOOK if lib.lio_py_wait_ready(self.handle, timeout) != 0 else _NOTHING
+        if self._released_elsewhere:
+            self._release_now()
+        return self._collect(timeout)
+
+    def _collect(self, timeout: float) -> Sequence[int]:
+        count = lib.lio_py_wait(self.handle, timeout)
+        if count <= 0:
+            if count < 0:
+                check(count, " while waiting for completions")
+            return _NOTHING
+        self._unprocessed = True
+        return self._records[: count * 4].tolist()
+
+    def process_events(self, events: Sequence[int]) -> None:
+        """Wakes the tasks whose operations completed."""
+        if events is _LOOK:
+            events = self._collect(0)
+        self._unprocessed = False
+        if not events:
+            return
+        reschedule = self._reschedule
+        if reschedule is None:
+            reschedule = self._reschedule = current_reschedule()
+        operations = self.operations
+        free = self.free
+        pool = self.pool
+        record = iter(events)
+        for number, result, data, detail in zip(record, record, record, record):
+            if number < 0:
+                continue  # a wake-up or a signal: being back here is all it wanted
+            op = operations[number]
+            kind = op.kind
+            value: Any
+            if data >= 0 and kind == KIND_RECEIVE:
+                value = pool[data : data + result].tobytes()
+            elif result < 0:
+                value = self._failure(op, result)
+            elif kind >= KIND_POLL_READ and kind != KIND_SEND_ALL:
+                value = result
+            elif kind == KIND_SEND_ALL:
+                value = result if result == op.want else self._failure(op, -errno.ECANCELED)
+            elif kind == KIND_RECEIVE:
+                value = b""
+            elif kind == KIND_RECEIVE_INTO:
+                value = result
+            else:
+                value = self._value(op, result, data, detail)
+            task = op.task
+            op.task = op.keep = op.control = op.raise_cancel = None
+            free.append(op)
+            reschedule(task, value)
+
+    def force_wakeup(self) -> None:
+        """Ends a wait, now or the next one. Any thread, any signal handler."""
+        handle = self.handle
+        if handle is not None:
+            lib.lio_wake(handle)
+
+    def statistics(self) -> LioStatistics:
+        reading = writing = 0
+        for op in self.operations:
+            if op.task is not None:
+                reading += op.kind < KIND_WRITE
+                writing += KIND_WRITE <= op.kind < KIND_OTHER
+        stats = ffi.new("lio_stats *")
+        check(lib.lio_get_stats(self.handle, stats))
+        return LioStatistics(
+            backend=self.statistics_name,
+            tasks_waiting_read=reading,
+            tasks_waiting_write=writing,
+            operations_in_flight=stats.in_flight,
+            operations_pushed=stats.pushed,
+            operations_completed=stats.completed,
+            operations_cancelled=stats.cancelled,
+            batches=stats.waits,
+            largest_batch=stats.largest_batch,
+            syscalls=stats.syscalls,
+            overflows=stats.overflow,
+            wakeups=stats.wakeups,
+            capacity=stats.capacity,
+        )
+
+    def close(self) -> None:
+        """Ends what is in flight; what completed and nobody can take any more is closed."""
+        handle, last = self.handle, None
+        if handle is None:
+            return
+        if _close_listeners:
+            last = self.statistics()
+        self.pool.release()
+        self._records.release()
+        # From another thread (an abandoned guest run that is collected there) this is
+        # refused, and the handle leaks rather than being pulled from under the kernel.
+        lib.lio_close(handle)
+        self.handle = None
+        living_managers.discard(self)
+        self.adopted.clear()
+        for op in self.operations:
+            op.task = op.keep = op.control = op.raise_cancel = None
+        self.operations.clear()
+        self.free.clear()
+        self._reschedule = None
+        if last is not None:
+            for listener in list(_close_listeners):
+                listener(last)
+
+    # -- operations --------------------------------------------------------------------
+
+    def take(self, kind: int) -> Operation:
+        """An operation that is not in use. Its owner pushes it, or gives it back."""
+        if self.free:
+            op = self.free.pop()
+        else:
+            op = Operation(self, len(self.operations))
+            self.operations.append(op)
+        op.kind = kind
+        return op
+
+    def give_back(self, op: Operation) -> None:
+        op.task = op.keep = op.control = op.raise_cancel = None
+        self.free.append(op)
+
+    def grow(self) -> None:
+        """Doubles what may be in flight: any number of tasks may wait."""
+        check(lib.lio_grow(self.handle, self.capacity))
+        self._records.release()
+        self._map_memory(self.capacity * 2)
+
+    def _push_again(self, op: Operation, code: int, push: Callable[[], int]) -> Any:
+        """After a push that answered ``code`` < 0: makes room and tries again."""
+        while code == -errno.ENOBUFS:
+            self.grow()
+            code = push()
+        if code == -errno.EBUSY:
+            # Another task's operation is in the way. If it only has not been handed over, or
+            # is being cancelled, it is out of the way now; if it waits, this is a conflict.
+            self.process_events(self._collect(0))
+            code = push()
+        if code == 0:
+            op.task = run_context.task
+            return op
+        self.give_back(op)
+        if code == -errno.EBUSY:
+            return Refused(
+                trio.BusyResourceError("another task is already reading / writing this fd")
+            )
+        return Refused(OSError(-code, os.strerror(-code)))
+
+    def push(
+        self,
+        op: Operation,
+        opcode: int,
+        fd: int,
+        buffer: Any = ffi.NULL,
+        length: int = 0,
+        flags: int = 0,
+        op_flags: int = EXCLUSIVE,
+    ) -> Any:
+        """Queues an operation of the current task's: ``await`` what this returns."""
+        code = lib.lio_py_push(self.handle, op.id, opcode, fd, buffer, length, flags, op_flags)
+        if code == 0:
+            op.task = run_context.task
+            return op
+        return self._push_again(
+            op,
+            code,
+            lambda: lib.lio_py_push(
+                self.handle, op.id, opcode, fd, buffer, length, flags, op_flags
+            ),
+        )
+
+    def push_address(
+        self,
+        op: Operation,
+        opcode: int,
+        fd: int,
+        address: bytes,
+        buffer: Any = ffi.NULL,
+        length: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """As `push`, for operations that name a socket address."""
+
+        def push() -> int:
+            code: int = lib.lio_py_push_address(
+                self.handle, op.id, opcode, fd, buffer, length, flags, address, len(address)
+            )
+            return code
+
+        code = push()
+        if code == 0:
+            op.task = run_context.task
+            return op
+        return self._push_again(op, code, push)
+
+    def push_struct(self, op: Operation, native: Any) -> Any:
+        """As `push`, for operations that need a whole ``lio_op``."""
+        code = lib.lio_push(self.handle, op.id, native)
+        if code == 0:
+            op.task = run_context.task
+            return op
+        return self._push_again(op, code, lambda: lib.lio_push(self.handle, op.id, native))
+
+    def _failure(self, op: Operation, result: int) -> outcome.Error:
+        if result != -errno.ECANCELED:
+            return outcome.Error(OSError(-result, os.strerror(-result)))
+        if op.raise_cancel is None:
+            # Nobody cancelled it but the close of its descriptor.
+            return outcome.Error(trio.ClosedResourceError("another task closed this fd"))
+        raised = outcome.capture(op.raise_cancel)
+        assert isinstance(raised, outcome.Error)
+        return raised
+
+    def _value(self, op: Operation, result: int, data: int, detail: int) -> Any:
+        kind = op.kind
+        if kind == KIND_RECEIVE_OWN:
+            return ffi.buffer(op.keep, result)[:]
+        pool = self.pool
+        address_size, control_size, flags, _ = _MSG_HEAD.unpack_from(pool, detail)
+        raw = pool[detail + 16 : detail + 16 + address_size]
+        if kind == KIND_ACCEPT:
+            listener = op.keep
+            # An object at once: should nobody take it any more, it closes itself.
+            accepted = stdlib_socket.socket(
+                listener.family, listener.type, listener.proto, fileno=result
+            )
+            return accepted, _address.decode(raw)
+        received: bytes | int
+        if kind in (KIND_RECEIVE_FROM_INTO, KIND_RECEIVE_MESSAGE_INTO):
+            received = result
+        elif data >= 0:
+            received = pool[data : data + result].tobytes()
+        elif result == 0:
+            received = b""
+        elif kind == KIND_RECEIVE_FROM_OWN:
+            received = ffi.buffer(op.keep, result)[:]
+        else:
+            received = ffi.buffer(op.keep[0], result)[:]
+        if kind < KIND_RECEIVE_MESSAGE:
+            return received, _address.decode(raw)
+        control = b""
+        if op.control is not None:
+            control = ffi.buffer(op.control, min(control_size, len(op.control)))[:]
+        return received, _control.decode_control(control), flags, _address.decode(raw)
+
+    # -- readiness ---------------------------------------------------------------------
+
+    async def _wait(self, fd: int | Any, kind: int, mask: int) -> None:
+        if not isinstance(fd, int):
+            fd = fd.fileno()
+        if fd < 0:
+            raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
+        op = self.push(self.take(kind), lib.LIO_POLL, fd, flags=mask)
+        if fd not in self.adopted:
+            # Not ours: somebody may close it and use its number again at any time. The
+            # kernel must know the file before that.
+            lib.lio_flush(self.handle)
+        result = await op
+        if type(result) is not int:
+            result.unwrap()
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait_readable(self, fd: int | Any) -> None:
+        await self._wait(fd, KIND_POLL_READ, lib.LIO_POLL_READ)
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait_writable(self, fd: int | Any) -> None:
+        await self._wait(fd, KIND_POLL_WRITE, lib.LIO_POLL_WRITE)
+
+    def notify_closing(self, fd: int | Any) -> None:
+        if not isinstance(fd, int):
+            fd = fd.fileno()
+        if fd < 0 or self.handle is None:
+            return
+        self.adopted.pop(fd, None)
+        settled = check(lib.lio_release_fd(self.handle, fd))
+        # The tasks become runnable here and now, as with Trio's own managers; unless what
+        # the last wait brought was not even looked at yet.
+        if settled and not self._unprocessed and threading.get_ident() == self.thread:
+            self.process_events(self._collect(0))
+
+    # -- sockets -----------------------------------------------------------------------
+
+    def adopt(self, sock: stdlib_socket.socket) -> bool:
+        """Makes a socket's operations safe to queue. False: closed, or not a real socket."""
+        if type(sock) is not stdlib_socket.socket:
+            return False  # somebody's stand-in: only its own methods are right
+        fd = sock.fileno()
+        if fd < 0 or lib.lio_adopt(self.handle, fd) < 0:
+            return False
+        self.adopted[fd] = Adopted(sock, self)
+        return True
+
+    def let_go(self, adopted: Adopted) -> None:
+        """The socket is closed, detached or collected. Any thread."""
+        if self.handle is None or self.adopted.get(adopted.fd) is not adopted:
+            return
+        if threading.get_ident() == self.thread:
+            self.notify_closing(adopted.fd)
+        else:
+            self._released_elsewhere.append(adopted)
+            self.force_wakeup()
+
+    def _release_now(self) -> None:
+        while self._released_elsewhere:
+            adopted = self._released_elsewhere.popleft()
+            if self.adopted.get(adopted.fd) is adopted:
+                self.adopted.pop(adopted.fd)
+                check(lib.lio_release_fd(self.handle, adopted.fd))

@@ -1,0 +1,513 @@
+"""trio.socket on operations.
+
+These functions take the place of methods of Trio's own socket class while trio-lio is in
+use. Each one starts an operation if the task's run is a lio run, and is Trio's method
+otherwise. Trio's method is also taken for whatever is out of the ordinary (unusual flags,
+wrong arguments, stand-ins for sockets): it tries the system call and waits for readiness, and
+readiness is an operation too. So every error and every oddity is Trio's own.
+
+Each method is a checkpoint: it parks on its operation, and a task that is cancelled already
+has its operation taken back before it was handed over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as stdlib_socket
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from . import _address, _control
+from ._manager import (
+    EXCLUSIVE,
+    KIND_ACCEPT,
+    KIND_OTHER,
+    KIND_RECEIVE,
+    KIND_RECEIVE_FROM,
+    KIND_RECEIVE_FROM_INTO,
+    KIND_RECEIVE_FROM_OWN,
+    KIND_RECEIVE_INTO,
+    KIND_RECEIVE_MESSAGE,
+    KIND_RECEIVE_MESSAGE_INTO,
+    KIND_RECEIVE_MESSAGE_OWN,
+    KIND_RECEIVE_OWN,
+    KIND_WRITE,
+    LioIOManager,
+)
+from ._native import ffi, lib
+from ._trio_compat import SocketType, run_context, socket_module
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from typing_extensions import Buffer
+
+NULL = ffi.NULL
+_RECV, _SEND = lib.LIO_RECV, lib.LIO_SEND
+_ENOBUFS = -errno.ENOBUFS
+_STREAM = stdlib_socket.SOCK_STREAM
+
+# What a completed receive or send means the same with. MSG_WAITALL, MSG_TRUNC, MSG_ERRQUEUE,
+# MSG_OOB and MSG_DONTWAIT say something about *when* a call returns, or about buffers.
+_RECEIVE_FLAGS = stdlib_socket.MSG_PEEK | getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
+_SEND_FLAGS = getattr(stdlib_socket, "MSG_NOSIGNAL", 0) | getattr(stdlib_socket, "MSG_MORE", 0)
+
+_IOV_MAX = 1024
+_ADDRESS_FAMILIES = {stdlib_socket.AF_INET, stdlib_socket.AF_INET6, stdlib_socket.AF_UNIX}
+
+# Errors that a non-blocking connect reports later, by SO_ERROR; Trio names the address there.
+_LATE_CONNECT_ERRORS = {
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.ETIMEDOUT,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+}
+
+# Trio's own methods, by name; filled when ours are put in their place.
+trio_method: dict[str, Callable[..., Any]] = {}
+
+
+def manager_of(self: Any) -> LioIOManager | None:
+    """The manager of this lio run, if operations can be used on this socket."""
+    try:
+        manager = run_context.runner.io_manager
+    except AttributeError:
+        return None
+    if type(manager) is not LioIOManager:
+        return None
+    if self._lio_manager is not manager:
+        if not manager.adopt(self._sock):
+            return None
+        self._lio_manager = manager
+    return manager
+
+
+def start(
+    manager: LioIOManager,
+    kind: int,
+    opcode: int,
+    fd: int,
+    buffer: Any,
+    length: int,
+    flags: int,
+    keep: Any,
+) -> Any:
+    """Queues an operation on a buffer; ``keep`` stays alive until it completed."""
+    op = manager.take(kind)
+    op.keep = keep
+    return manager.push(op, opcode, fd, buffer, length, flags)
+
+
+def _writable(buffer: Any, nbytes: Any) -> tuple[Any, int] | None:
+    """The memory to receive into; None when Trio's method has to say what is wrong."""
+    if type(nbytes) is not int or nbytes < 0:
+        return None
+    try:
+        memory = ffi.from_buffer(buffer, require_writable=True)
+    except (TypeError, ValueError, BufferError):
+        return None
+    length = nbytes or len(memory)
+    return (memory, length) if 0 < length <= len(memory) else None
+
+
+def _readable(data: Any) -> tuple[Any, int] | None:
+    if type(data) is bytes:
+        return data, len(data)
+    try:
+        memory = ffi.from_buffer(data)
+    except (TypeError, ValueError, BufferError):
+        return None
+    return memory, len(memory)
+
+
+@trio.lowlevel.enable_ki_protection
+async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    if (
+        manager is None
+        or fd < 0
+        or type(buflen) is not int
+        or buflen <= 0
+        or (flags != 0 and (type(flags) is not int or flags & ~_RECEIVE_FLAGS))
+    ):
+        return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
+    if buflen > manager.receive_max and self._sock.type != _STREAM:
+        # A datagram must not be cut: it gets a buffer of the size asked for.
+        memory = ffi.new("char[]", buflen)
+        op = start(manager, KIND_RECEIVE_OWN, _RECV, fd, memory, buflen, flags, memory)
+    else:
+        op = manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, buflen, flags)
+    result = await op
+    return result if type(result) is bytes else result.unwrap()
+
+
+@trio.lowlevel.enable_ki_protection
+async def recv_into(self: Any, /, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    target = None
+    if (
+        manager is None
+        or fd < 0
+        or type(flags) is not int
+        or flags & ~_RECEIVE_FLAGS
+        or (target := _writable(buffer, nbytes)) is None
+    ):
+        return await trio_method["recv_into"](self, buffer, nbytes, flags)  # type: ignore[no-any-return]
+    memory, length = target
+    op = start(manager, KIND_RECEIVE_INTO, _RECV, fd, memory, length, flags, memory)
+    del target, memory
+    result = await op
+    return result if type(result) is int else result.unwrap()
+
+
+@trio.lowlevel.enable_ki_protection
+async def recvfrom(self: Any, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    if (
+        manager is None
+        or fd < 0
+        or type(bufsize) is not int
+        or bufsize <= 0
+        or type(flags) is not int
+        or flags & ~_RECEIVE_FLAGS
+    ):
+        return await trio_method["recvfrom"](self, bufsize, flags)  # type: ignore[no-any-return]
+    kind, memory = KIND_RECEIVE_FROM, NULL
+    if bufsize > manager.receive_max and self._sock.type != _STREAM:
+        kind, memory = KIND_RECEIVE_FROM_OWN, ffi.new("char[]", bufsize)
+    result = await start(
+        manager, kind, lib.LIO_RECVFROM, fd, memory, bufsize, flags, memory
+    )
+    return result if type(result) is tuple else result.unwrap()
+
+
+@trio.lowlevel.enable_ki_protection
+async def recvfrom_into(
+    self: Any, /, buffer: Buffer, nbytes: int = 0, flags: int = 0
+) -> tuple[int, Any]:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    target = None
+    if (
+        manager is None
+        or fd < 0
+        or type(flags) is not int
+        or flags & ~_RECEIVE_FLAGS
+        or (target := _writable(buffer, nbytes)) is None
+    ):
+        return await trio_method["recvfrom_into"](self, buffer, nbytes, flags)  # type: ignore[no-any-return]
+    memory, length = target
+    op = start(
+        manager, KIND_RECEIVE_FROM_INTO, lib.LIO_RECVFROM, fd, memory, length, flags, memory
+    )
+    del target, memory
+    result = await op
+    return result if type(result) is tuple else result.unwrap()
+
+
+def _iovecs(memories: list[Any]) -> Any:
+    iov = ffi.new("lio_iovec[]", max(len(memories), 1))
+    for entry, memory in zip(iov, memories):
+        entry.base = ffi.cast("void *", memory)
+        entry.len = len(memory)
+    return iov
+
+
+def _message(
+    manager: LioIOManager, kind: int, opcode: int, fd: int, flags: int, control: Any
+) -> tuple[Any, Any]:
+    op = manager.take(kind)
+    native = ffi.new("lio_op *")
+    native.opcode = opcode
+    native.fd = fd
+    native.flags = flags
+    native.op_flags = EXCLUSIVE
+    if control is not None:
+        native.control = ffi.cast("void *", control)
+        native.control_len = len(control)
+        op.control = control
+    return op, native
+
+
+def _ancillary(size: int) -> Any:
+    return ffi.new("char[]", size) if size else None
+
+
+@trio.lowlevel.enable_ki_protection
+async def recvmsg(
+    self: Any, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    if (
+        manager is None
+        or fd < 0
+        or not (type(bufsize) is type(ancbufsize) is type(flags) is int)
+        or bufsize <= 0
+        or not 0 <= ancbufsize <= 0x7FFFFFFF
+        or flags & ~_RECEIVE_FLAGS
+    ):
+        return await trio_method["recvmsg"](self, bufsize, ancbufsize, flags)  # type: ignore[no-any-return]
+    control = _ancillary(ancbufsize)
+    if bufsize > manager.receive_max and self._sock.type != _STREAM:
+        memory = ffi.new("char[]", bufsize)
+        iov = _iovecs([memory])
+        op, native = _message(
+            manager, KIND_RECEIVE_MESSAGE_OWN, lib.LIO_RECVMSG, fd, flags, control
+        )
+        native.buf, native.len = iov, 1
+        op.keep = (memory, iov)
+    else:
+        op, native = _message(manager, KIND_RECEIVE_MESSAGE, lib.LIO_RECVMSG, fd, flags, control)
+        native.buf_len = bufsize
+    result = await manager.push_struct(op, native)
+    return result if type(result) is tuple else result.unwrap()
+
+
+@trio.lowlevel.enable_ki_protection
+async def recvmsg_into(
+    self: Any, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
+) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    buffers = list(buffers)
+    targets = [_writable(buffer, 0) for buffer in buffers]
+    if (
+        manager is None
+        or fd < 0
+        or not (type(ancbufsize) is type(flags) is int)
+        or not targets
+        or len(targets) > _IOV_MAX
+        or None in targets
+        or not 0 <= ancbufsize <= 0x7FFFFFFF
+        or flags & ~_RECEIVE_FLAGS
+    ):
+        return await trio_method["recvmsg_into"](self, buffers, ancbufsize, flags)  # type: ignore[no-any-return]
+    memories = [target[0] for target in targets if target is not None]
+    iov = _iovecs(memories)
+    control = _ancillary(ancbufsize)
+    op, native = _message(
+        manager, KIND_RECEIVE_MESSAGE_INTO, lib.LIO_RECVMSG, fd, flags, control
+    )
+    native.buf, native.len = iov, len(memories)
+    op.keep = (iov, memories)
+    op = manager.push_struct(op, native)
+    del iov, memories, targets
+    result = await op
+    return result if type(result) is tuple else result.unwrap()
+
+
+@trio.lowlevel.enable_ki_protection
+async def send(self: Any, bytes: Buffer, flags: int = 0, /) -> int:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    if (
+        manager is None
+        or fd < 0
+        or (flags != 0 and (type(flags) is not int or flags & ~_SEND_FLAGS))
+        or (source := _readable(bytes)) is None
+    ):
+        return await trio_method["send"](self, bytes, flags)  # type: ignore[no-any-return]
+    memory, length = source
+    op = start(manager, KIND_WRITE, _SEND, fd, memory, length, flags, memory)
+    del source, memory
+    result = await op
+    return result if type(result) is int else result.unwrap()
+
+
+@trio.lowlevel.enable_ki_protection
+async def sendto(self: Any, *args: Any) -> int:
+    manager = manager_of(self)
+    source = _readable(args[0]) if 2 <= len(args) <= 3 else None
+    flags = args[1] if len(args) == 3 else 0
+    if (
+        manager is None
+        or source is None
+        or type(flags) is not int
+        or flags & ~_SEND_FLAGS
+        or self._sock.family not in _ADDRESS_FAMILIES
+    ):
+        return await trio_method["sendto"](self, *args)  # type: ignore[no-any-return]
+    address = await self._resolve_address_nocp(args[-1], local=False)
+    raw = _encoded(self._sock.family, address)
+    fd = self._sock.fileno()
+    if raw is None or fd < 0:
+        del source
+        return await trio_method["sendto"](self, *args)  # type: ignore[no-any-return]
+    memory, length = source
+    op = manager.take(KIND_WRITE)
+    op.keep = memory
+    op = manager.push_address(op, lib.LIO_SENDTO, fd, raw, memory, length, flags)
+    del source, memory
+    result = await op
+    return result if type(result) is int else result.unwrap()
+
+
+def _encoded(family: int, address: Any) -> bytes | None:
+    """The kernel's form of an address; None when Trio's method has to say what is wrong."""
+    try:
+        return _address.encode(family, address)
+    except (OSError, OverflowError, TypeError, ValueError):
+        return None
+
+
+@trio.lowlevel.enable_ki_protection
+async def sendmsg(
+    self: Any,
+    buffers: Iterable[Buffer],
+    ancdata: Iterable[tuple[int, int, Buffer]] = (),
+    flags: int = 0,
+    address: Any = None,
+    /,
+) -> int:
+    manager = manager_of(self)
+    buffers, ancdata = list(buffers), list(ancdata)
+    memories = [_contiguous(buffer) for buffer in buffers]
+    if (
+        manager is None
+        or type(flags) is not int
+        or flags & ~_SEND_FLAGS
+        or None in memories
+        or len(memories) > _IOV_MAX
+        or (address is not None and self._sock.family not in _ADDRESS_FAMILIES)
+    ):
+        return await trio_method["sendmsg"](self, buffers, ancdata, flags, address)  # type: ignore[no-any-return]
+    raw: bytes | None = b""
+    if address is not None:
+        resolved = await self._resolve_address_nocp(address, local=False)
+        raw = _encoded(self._sock.family, resolved)
+    try:
+        control = ffi.from_buffer(_control.encode_control(ancdata)) if ancdata else None
+    except (OSError, OverflowError, TypeError, ValueError):
+        raw = None
+    fd = self._sock.fileno()
+    if raw is None or fd < 0:
+        memories.clear()
+        return await trio_method["sendmsg"](self, buffers, ancdata, flags, address)  # type: ignore[no-any-return]
+    op, native = _message(manager, KIND_WRITE, lib.LIO_SENDMSG, fd, flags, control)
+    iov = _iovecs(memories)
+    native.buf, native.len = iov, len(memories)
+    if raw:
+        name = ffi.from_buffer(raw)
+        native.addr, native.addr_len = name, len(raw)  # copied by the push
+    op.keep = (iov, memories)
+    op = manager.push_struct(op, native)
+    del iov, memories, control
+    result = await op
+    return result if type(result) is int else result.unwrap()
+
+
+def _contiguous(buffer: Any) -> Any:
+    try:
+        return ffi.from_buffer(buffer)
+    except (TypeError, ValueError, BufferError):
+        return None
+
+
+@trio.lowlevel.enable_ki_protection
+async def accept(self: Any) -> tuple[Any, Any]:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    if manager is None or fd < 0:
+        return await trio_method["accept"](self)  # type: ignore[no-any-return]
+    result = await start(
+        manager, KIND_ACCEPT, lib.LIO_ACCEPT, fd, NULL, 0, 0, self._sock
+    )
+    if type(result) is not tuple:
+        result = result.unwrap()
+    sock, address = result
+    return socket_module.from_stdlib_socket(sock), address
+
+
+@trio.lowlevel.enable_ki_protection
+async def connect(self: Any, address: Any) -> None:
+    manager = manager_of(self)
+    family = self._sock.family
+    if manager is None or family not in _ADDRESS_FAMILIES:
+        return await trio_method["connect"](self, address)  # type: ignore[no-any-return]
+    try:
+        resolved = await self._resolve_address_nocp(address, local=False)
+        raw = _encoded(family, resolved)
+        fd = self._sock.fileno()
+        if raw is None or fd < 0:
+            return await trio_method["connect"](self, address)  # type: ignore[no-any-return]
+        result = await manager.push_address(
+            manager.take(KIND_OTHER), lib.LIO_CONNECT, fd, raw
+        )
+        if type(result) is not int:
+            result.unwrap()
+    except trio.Cancelled:
+        # As in Trio: what became of the connection is unknown, so nobody shall use it.
+        close_quietly(self)
+        raise
+    except OSError as exc:
+        if exc.errno in _LATE_CONNECT_ERRORS and family != stdlib_socket.AF_UNIX:
+            number = exc.errno
+            raise OSError(
+                number, f"Error connecting to {resolved!r}: {os.strerror(number)}"
+            ) from None
+        raise
+
+
+def close_quietly(self: Any) -> None:
+    """Settles what is in flight on the socket, then closes it."""
+    fd = self._sock.fileno()
+    manager = manager_of(self)
+    if manager is not None and fd >= 0:
+        manager.notify_closing(fd)
+    self._sock.close()
+
+
+def detach(self: Any) -> int:
+    manager = manager_of(self)
+    fd = self._sock.fileno()
+    if manager is not None and fd >= 0:
+        manager.notify_closing(fd)
+    self._lio_manager = None
+    return trio_method["detach"](self)  # type: ignore[no-any-return]
+
+
+def __exit__(self: Any, *exc_info: object) -> None:
+    close_quietly(self)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "recv": recv,
+    "recv_into": recv_into,
+    "recvfrom": recvfrom,
+    "recvfrom_into": recvfrom_into,
+    "recvmsg": recvmsg,
+    "recvmsg_into": recvmsg_into,
+    "send": send,
+    "sendto": sendto,
+    "sendmsg": sendmsg,
+    "accept": accept,
+    "connect": connect,
+    "detach": detach,
+    "__exit__": __exit__,
+}
+
+
+def put_in_place() -> None:
+    """Replaces Trio's methods by ours."""
+    for name, method in METHODS.items():
+        original = SocketType.__dict__[name]
+        trio_method[name] = original
+        method.__doc__ = original.__doc__
+        method.__qualname__ = original.__qualname__
+        setattr(SocketType, name, method)
+    SocketType._lio_manager = None
+
+
+def take_away() -> None:
+    """Puts Trio's methods back."""
+    for name in METHODS:
+        setattr(SocketType, name, trio_method[name])
+    del SocketType._lio_manager

@@ -1,0 +1,99 @@
+"""trio.SocketStream's fast path: the two methods that carry the traffic.
+
+As with `_socket`, these take the place of Trio's methods while trio-lio is in use, and are
+Trio's methods outside a lio run. Errors are translated where one happens, not by a context
+manager around every call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._manager import KIND_RECEIVE, KIND_SEND_ALL, SEND_ALL
+from ._native import ffi, lib
+from ._socket import manager_of
+from ._trio_compat import (
+    DEFAULT_RECEIVE_SIZE,
+    SocketStream,
+    SocketType,
+    highlevel_socket,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NULL = ffi.NULL
+_RECV, _SEND = lib.LIO_RECV, lib.LIO_SEND
+
+trio_method: dict[str, Callable[..., Any]] = {}
+
+
+@trio.lowlevel.enable_ki_protection
+async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
+    if max_bytes is None:
+        max_bytes = DEFAULT_RECEIVE_SIZE
+    sock = self.socket
+    manager = manager_of(sock) if type(sock) is SocketType else None
+    if manager is None or type(max_bytes) is not int or max_bytes < 1:
+        return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
+    fd = sock._sock.fileno()
+    if fd < 0:
+        return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
+    result = await manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, max_bytes)
+    if type(result) is bytes:
+        return result
+    with highlevel_socket._translate_socket_errors_to_stream_errors():
+        return result.unwrap()  # type: ignore[no-any-return]
+
+
+@trio.lowlevel.enable_ki_protection
+async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
+    sock = self.socket
+    manager = manager_of(sock) if type(sock) is SocketType else None
+    if manager is None or sock._did_shutdown_SHUT_WR or not data:
+        return await trio_method["send_all"](self, data)  # type: ignore[no-any-return]
+    with self._send_conflict_detector:
+        fd = sock._sock.fileno()
+        if fd < 0:
+            await trio.lowlevel.checkpoint()
+            raise trio.ClosedResourceError("this socket was already closed")
+        memory: Any
+        if type(data) is bytes:
+            memory = data
+            length = len(data)
+        else:
+            memory = ffi.from_buffer(memoryview(data))
+            length = len(memory)
+        op = manager.take(KIND_SEND_ALL)
+        op.keep = memory
+        op.want = length
+        op = manager.push(op, _SEND, fd, memory, length, 0, SEND_ALL)
+        del memory  # the operation keeps it, as long as the kernel may read it
+        result = await op
+        if type(result) is not int:
+            with highlevel_socket._translate_socket_errors_to_stream_errors():
+                result.unwrap()
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "receive_some": receive_some,
+    "send_all": send_all,
+}
+
+
+def put_in_place() -> None:
+    """Replaces Trio's methods by ours."""
+    for name, method in METHODS.items():
+        original = SocketStream.__dict__[name]
+        trio_method[name] = original
+        method.__doc__ = original.__doc__
+        method.__qualname__ = original.__qualname__
+        setattr(SocketStream, name, method)
+
+
+def take_away() -> None:
+    """Puts Trio's methods back."""
+    for name in METHODS:
+        setattr(SocketStream, name, trio_method[name])

@@ -1,0 +1,125 @@
+"""Every private name of Trio that trio-lio touches, checked against the Trio at hand.
+
+What is used, and why no public name would do:
+
+``trio._core._run.TheIOManager``
+    the class of the I/O manager, looked up by name at the start of every run.
+``trio._core._run.GLOBAL_RUN_CONTEXT``
+    ``.runner.io_manager`` and ``.task``: whose turn it is, without the cost of the public
+    functions. ``runner.reschedule`` as in `trio.lowlevel.reschedule`, bound once a run.
+``trio._core._traps.WaitTaskRescheduled``
+    the message by which a task parks; one is kept per operation and used again.
+``trio._socket._SocketType``, ``trio.SocketStream``
+    whose methods start operations while trio-lio is in use.
+``SocketStream._send_conflict_detector``, ``_SocketType._sock``,
+``_SocketType._resolve_address_nocp``
+    as Trio's own code uses them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import trio
+
+SUPPORTED = "0.27 to 0.35"
+
+
+class TrioIncompatible(ImportError):
+    """The Trio at hand lacks a name that trio-lio needs."""
+
+
+def _refuse(what: str) -> TrioIncompatible:
+    return TrioIncompatible(
+        f"trio-lio does not work with Trio {trio.__version__}: {what}. "
+        f"It is known to work with Trio {SUPPORTED}: pip install 'trio>=0.27,<0.36'"
+    )
+
+
+try:
+    import trio._core._run as run_module
+    import trio._highlevel_socket as highlevel_socket
+    import trio._socket as socket_module
+    from trio._core._run import GLOBAL_RUN_CONTEXT as run_context
+    from trio._core._traps import WaitTaskRescheduled
+    from trio._highlevel_socket import DEFAULT_RECEIVE_SIZE
+    from trio._socket import _SocketType as SocketType
+except ImportError as exc:  # pragma: no cover
+    raise _refuse(str(exc)) from exc
+
+SocketStream = trio.SocketStream
+
+__all__ = [
+    "DEFAULT_RECEIVE_SIZE",
+    "SUPPORTED",
+    "SocketStream",
+    "SocketType",
+    "TrioIncompatible",
+    "WaitTaskRescheduled",
+    "check",
+    "current_reschedule",
+    "highlevel_socket",
+    "run_context",
+    "run_module",
+    "socket_module",
+]
+
+# Methods that are replaced while trio-lio is in use, with the parameters that our own have.
+_SOCKET_METHODS = {
+    "accept": ("self",),
+    "connect": ("self", "address"),
+    "detach": ("self",),
+    "__exit__": ("self", "exc_type", "exc_value", "traceback"),
+    "sendto": ("self", "args"),
+    "_resolve_address_nocp": ("self", "address", "local"),
+}
+_STREAM_METHODS = {
+    "receive_some": ("self", "max_bytes"),
+    "send_all": ("self", "data"),
+}
+_SOCKET_NAMES = (
+    "recv recv_into recvfrom recvfrom_into recvmsg recvmsg_into send sendmsg close dup".split()
+)
+
+
+def _check_methods(owner: type, methods: dict[str, tuple[str, ...]]) -> None:
+    for name, parameters in methods.items():
+        method = owner.__dict__.get(name)
+        if method is None:
+            raise _refuse(f"{owner.__qualname__}.{name} is gone")
+        if tuple(inspect.signature(method, follow_wrapped=False).parameters) != parameters:
+            raise _refuse(f"{owner.__qualname__}.{name} takes other arguments")
+
+
+@functools.cache
+def check() -> None:
+    """Raises `TrioIncompatible` unless all that is used is there, in the shape expected."""
+    manager = getattr(run_module, "TheIOManager", None)
+    if manager is None:
+        raise _refuse("trio._core._run.TheIOManager is gone")
+    if not {"clock", "io_manager", "tasks"} <= set(
+        inspect.signature(run_module.Runner).parameters
+    ) | {"tasks"}:
+        raise _refuse("Runner no longer takes an io_manager")
+    if list(inspect.signature(run_module.Runner.reschedule).parameters)[:3] != [
+        "self",
+        "task",
+        "next_send",
+    ]:
+        raise _refuse("Runner.reschedule takes other arguments")
+    if list(inspect.signature(WaitTaskRescheduled).parameters) != ["abort_func"]:
+        raise _refuse("WaitTaskRescheduled has another shape")
+    if getattr(socket_module, "_SocketType", None) is not SocketType:
+        raise _refuse("trio._socket._SocketType was replaced by somebody else")
+    _check_methods(SocketType, _SOCKET_METHODS)
+    _check_methods(SocketStream, _STREAM_METHODS)
+    for name in _SOCKET_NAMES:
+        if name not in SocketType.__dict__:
+            raise _refuse(f"_SocketType.{name} is gone")
+
+
+def current_reschedule() -> Any:
+    """The reschedule method of the run that this thread is in."""
+    return run_context.runner.reschedule
