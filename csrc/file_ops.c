@@ -2,12 +2,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "file_pool.h"
+#include "op_store.h"
 
 #define LENGTH_MAX 0x7ffff000u /* MAX_RW_COUNT: more is cut by every system call alike */
 
@@ -171,6 +173,36 @@ static int64_t perform_once(const lio_op *op, uint64_t moved)
         return -ENOTSUP;
     }
     return done < 0 ? -errno : done;
+}
+
+static int identify(const lio_op *op, int end, uint64_t identity[2])
+{
+    struct stat st;
+    if (fstat((int)(end == 0 ? op->fd : op->fd2), &st) != 0)
+        return -errno;
+    identity[0] = (uint64_t)st.st_dev;
+    identity[1] = (uint64_t)st.st_ino;
+    return 0;
+}
+
+int lio_file_job_prepare(lio_file_job *job)
+{
+    int error = 0;
+    job->ends = (uint8_t)(lio_opcode_has_fd(job->op.opcode) + (job->op.opcode == LIO_SPLICE));
+    for (int end = 0; end < job->ends && error == 0; end++)
+        error = identify(&job->op, end, job->identity[end]);
+    return error;
+}
+
+int64_t lio_file_job_perform(const lio_file_job *job)
+{
+    for (int end = 0; end < job->ends; end++) {
+        uint64_t now[2];
+        int error = identify(&job->op, end, now);
+        if (error != 0 || memcmp(now, job->identity[end], sizeof now) != 0)
+            return -EBADF;
+    }
+    return lio_file_perform(&job->op, job->moved);
 }
 
 int64_t lio_file_perform(const lio_op *op, uint64_t moved)

@@ -94,7 +94,7 @@ static void *work(void *argument)
     lock(pool);
     while ((job = next_job(pool)) != NULL) {
         unlock(pool);
-        int64_t result = lio_file_perform(&job->op, job->moved);
+        int64_t result = lio_file_job_perform(job);
         lock(pool);
         if (pool->abandoned) {
             lio_discard_result(job->op.opcode, result);

@@ -21,10 +21,12 @@ enum lio_job_state { LIO_JOB_IDLE, LIO_JOB_QUEUED, LIO_JOB_RUNNING, LIO_JOB_FINI
 typedef struct lio_file_job {
     struct lio_file_job *next, *prev;
     lio_op op;
-    uint64_t moved; /* bytes of a transfer that were moved before it came here */
-    int64_t result; /* once finished */
+    uint64_t moved;          /* bytes of a transfer that were moved before it came here */
+    int64_t result;          /* once finished */
+    uint64_t identity[2][2]; /* which files fd and fd2 were when it came */
     uint32_t number;
     uint8_t state; /* enum lio_job_state */
+    uint8_t ends;  /* how many of those count: 0, 1 or 2 */
 } lio_file_job;
 
 /* Whether an opcode always works on files, and so always comes here. */
@@ -48,7 +50,12 @@ bool lio_file_pool_close(lio_file_pool *pool, int64_t patience_ns);
 /* In a forked child, which has no such threads: frees the memory. */
 void lio_file_pool_forget(lio_file_pool *pool);
 
-/* The operation itself: blocks, and answers with a result or a negative errno. */
+/* Notes which files a job is about. 0 or a negative errno. */
+int lio_file_job_prepare(lio_file_job *job);
+/* Does it: blocks, and answers with a result or a negative errno. A descriptor that was closed
+ * meanwhile and names another file is -EBADF. */
+int64_t lio_file_job_perform(const lio_file_job *job);
+/* The operation itself. */
 int64_t lio_file_perform(const lio_op *op, uint64_t moved);
 
 #endif

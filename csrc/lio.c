@@ -593,9 +593,19 @@ int lio_release_fd(lio_backend *b, lio_fd fd)
 
 int lio_close_fd(lio_backend *b, lio_fd fd)
 {
-    int error = lio_release_fd(b, fd);
-    if (error < 0)
+    int error = check_caller(b);
+    if (error != 0)
         return error;
+    /* Somebody closed the claimed file behind our back and the number is another's by now:
+     * that one is not ours to close. */
+    const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+    uint64_t identity[2];
+    bool stranger = entry != NULL && entry->adopted &&
+                    (identify(b, fd, identity) != 0 ||
+                     memcmp(identity, entry->identity, sizeof identity) != 0);
+    error = lio_release_fd(b, fd);
+    if (error < 0 || stranger)
+        return error < 0 ? error : -EBADF;
 #if defined(_WIN32)
     return -ENOTSUP;
 #else

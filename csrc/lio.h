@@ -213,7 +213,8 @@ int lio_adopt(lio_backend *backend, lio_fd fd);
  * many operations that were. A file operation that a worker runs at this moment is the one
  * exception: it is asked to end and may outlast this. */
 int lio_release_fd(lio_backend *backend, lio_fd fd);
-/* lio_release_fd, then close: the peer sees the end now. */
+/* lio_release_fd, then close: the peer sees the end now. -EBADF: the number names another file
+ * than the one that was claimed, which is left open. */
 int lio_close_fd(lio_backend *backend, lio_fd fd);
 
 /* Cancels all, waits until the kernel owns no memory of ours, closes what completed with

@@ -113,7 +113,9 @@ void lio_poller_give_to_pool(lio_backend *b, uint32_t number)
     job->op = slot->op;
     job->moved = slot->moved;
     job->number = number;
-    int error = p->files == NULL ? -ENOTSUP : lio_file_pool_add(p->files, job);
+    int error = p->files == NULL ? -ENOTSUP : lio_file_job_prepare(job);
+    if (error == 0)
+        error = lio_file_pool_add(p->files, job);
     if (error != 0) {
         lio_poller_finish(b, number, error, -1, -1);
         return;

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 _PROGRAM = "python -m trio_lio"
 
 _RUN_USAGE = (
-    f"{_PROGRAM} run [--backend NAME] [--capacity N] [--stats] "
-    "(SCRIPT | -m MODULE) [ARGS ...]"
+    f"{_PROGRAM} run [--backend NAME] [--capacity N] [--stats] (SCRIPT | -m MODULE) [ARGS ...]"
 )
 # The options of `run` that come with a value of their own.
 _RUN_VALUES = frozenset({"--backend", "--capacity"})

@@ -37,7 +37,7 @@ def print_table(
         from rich import box
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for place, name in enumerate(columns):
             table.add_column(name, justify="right" if numbers and place else "left")
         for row in rows:

@@ -176,18 +176,14 @@ def _measure(server: Server, plan: Plan, title: str, progress: Progress) -> None
 
 
 def _count_syscalls(server: Server, plan: Plan, progress: Progress) -> None:
-    load = Load(
-        server.address, connections=plan.connections, message_bytes=plan.message_bytes
-    )
+    load = Load(server.address, connections=plan.connections, message_bytes=plan.message_bytes)
     text = f"counting system calls  {server.label:<10}"
     progress.show(text)
     with load:
         while not load.measuring and not load.join(0.01):
             pass
         try:
-            counts = count_syscalls(
-                server.pid, _COUNTING_SECONDS, work=load.requests_counter
-            )
+            counts = count_syscalls(server.pid, _COUNTING_SECONDS, work=load.requests_counter)
         except OSError as exc:
             server.no_syscalls = str(exc.strerror)
             progress.step(f"{text} not possible")
@@ -248,10 +244,9 @@ def _row(server: Server) -> Row:
 
 _COLUMNS = {
     "requests/s": ("requests_per_second", ",.0f"),
-    "CPU us/request": ("cpu_per_request", ",.1f"),
-    "syscalls/request": ("syscalls_per_request", ".2f"),
+    "CPU us/req": ("cpu_per_request", ",.1f"),
+    "syscalls/req": ("syscalls_per_request", ".2f"),
     "p50 us": ("p50", ",.0f"),
-    "p99 us": ("p99", ",.0f"),
 }
 
 
@@ -274,9 +269,10 @@ def _print_rows(rows: Sequence[Row], stock: Row | None) -> None:
 
 
 def _title(plan: Plan) -> str:
+    rounds = "1 round" if plan.rounds == 1 else f"{plan.rounds} rounds"
     return (
         f"Echo of {plan.message_bytes:,} bytes on {plan.connections} connections, "
-        f"medians of {plan.rounds} rounds of {plan.seconds:g} s.\n"
+        f"medians of {rounds} of {plan.seconds:g} s.\n"
         f"trio-lio {__version__}, Trio {trio.__version__}, Python "
         f"{platform.python_version()}, {platform.system()} {platform.release()}."
     )

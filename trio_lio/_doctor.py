@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -9,7 +10,6 @@ import sys
 from typing import Any
 
 import attrs
-import cffi
 import trio
 
 from . import __version__, _trio_compat
@@ -71,7 +71,7 @@ def _versions() -> dict[str, str]:
         "trio-lio": __version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "Trio": trio.__version__,
-        "cffi": cffi.__version__,
+        "cffi": importlib.metadata.version("cffi"),
         "kernel": f"{platform.system()} {platform.release()} ({platform.machine()})",
     }
 
@@ -125,7 +125,7 @@ def doctor(*, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_as_json(report), indent=2))
     else:
-        print_table(["what", "version"], [[name, version] for name, version in _versions().items()])
+        print_table(["what", "version"], list(_versions().items()))
         if report.backends:
             print()
             _print_backends(report)

@@ -38,6 +38,8 @@ LINUX = [
 # Flat functions for the hot path: filling a struct field by field from Python would cost
 # more than the operation.
 GLUE_DECLARATIONS = """
+int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len);
+int lio_py_send_all(lio_backend *backend, uint64_t id, int fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
                 uint64_t len, uint32_t flags, int op_flags);
 int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
@@ -50,6 +52,22 @@ GLUE = """
 #include "lio.h"
 #include "load_generator.h"
 #include "syscall_count.h"
+
+static int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len)
+{
+    lio_op op = {.opcode = LIO_RECV, .op_flags = LIO_OP_EXCLUSIVE, .fd = fd, .len = len};
+    return lio_push(backend, id, &op);
+}
+
+static int lio_py_send_all(lio_backend *backend, uint64_t id, int fd, void *buf, uint64_t len)
+{
+    lio_op op = {.opcode = LIO_SEND,
+                 .op_flags = LIO_OP_EXCLUSIVE | LIO_OP_ALL,
+                 .fd = fd,
+                 .buf = buf,
+                 .len = len};
+    return lio_push(backend, id, &op);
+}
 
 static int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
                        uint64_t len, uint32_t flags, int op_flags)

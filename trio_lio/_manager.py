@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -55,7 +56,6 @@ KIND_OTHER = 14  # int; waits neither to read nor to write
 
 # Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
 EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
-SEND_ALL = lib.LIO_OP_ALL | EXCLUSIVE
 
 _MSG_HEAD = struct.Struct("=IIII")  # lio_msg: addr_len, control_len, flags, reserved
 
@@ -179,6 +179,7 @@ class Adopted(weakref.ref[stdlib_socket.socket]):
         super().__init__(sock, _collected)
 
 
+@trio.lowlevel.enable_ki_protection
 def _collected(adopted: Any) -> None:
     manager = adopted.manager()
     if manager is not None:
@@ -261,6 +262,7 @@ class LioIOManager:
         self._unprocessed = True
         return self._records[: count * 4].tolist()
 
+    @trio.lowlevel.enable_ki_protection
     def process_events(self, events: Sequence[int]) -> None:
         """Wakes the tasks whose operations completed."""
         if events is _LOOK:
@@ -376,7 +378,7 @@ class LioIOManager:
         self._records.release()
         self._map_memory(self.capacity * 2)
 
-    def _push_again(self, op: Operation, code: int, push: Callable[[], int]) -> Any:
+    def push_again(self, op: Operation, code: int, push: Callable[[], int]) -> Any:
         """After a push that answered ``code`` < 0: makes room and tries again."""
         while code == -errno.ENOBUFS:
             self.grow()
@@ -407,17 +409,12 @@ class LioIOManager:
         op_flags: int = EXCLUSIVE,
     ) -> Any:
         """Queues an operation of the current task's: ``await`` what this returns."""
-        code = lib.lio_py_push(self.handle, op.id, opcode, fd, buffer, length, flags, op_flags)
+        arguments = (self.handle, op.id, opcode, fd, buffer, length, flags, op_flags)
+        code = lib.lio_py_push(*arguments)
         if code == 0:
             op.task = run_context.task
             return op
-        return self._push_again(
-            op,
-            code,
-            lambda: lib.lio_py_push(
-                self.handle, op.id, opcode, fd, buffer, length, flags, op_flags
-            ),
-        )
+        return self.push_again(op, code, partial(lib.lio_py_push, *arguments))
 
     def push_address(
         self,
@@ -430,18 +427,13 @@ class LioIOManager:
         flags: int = 0,
     ) -> Any:
         """As `push`, for operations that name a socket address."""
-
-        def push() -> int:
-            code: int = lib.lio_py_push_address(
-                self.handle, op.id, opcode, fd, buffer, length, flags, address, len(address)
-            )
-            return code
-
-        code = push()
+        size = len(address)
+        arguments = (self.handle, op.id, opcode, fd, buffer, length, flags, address, size)
+        code = lib.lio_py_push_address(*arguments)
         if code == 0:
             op.task = run_context.task
             return op
-        return self._push_again(op, code, push)
+        return self.push_again(op, code, partial(lib.lio_py_push_address, *arguments))
 
     def push_struct(self, op: Operation, native: Any) -> Any:
         """As `push`, for operations that need a whole ``lio_op``."""
@@ -449,7 +441,7 @@ class LioIOManager:
         if code == 0:
             op.task = run_context.task
             return op
-        return self._push_again(op, code, lambda: lib.lio_push(self.handle, op.id, native))
+        return self.push_again(op, code, partial(lib.lio_push, self.handle, op.id, native))
 
     def _failure(self, op: Operation, result: int) -> outcome.Error:
         if result != -errno.ECANCELED:
@@ -517,6 +509,7 @@ class LioIOManager:
     async def wait_writable(self, fd: int | Any) -> None:
         await self._wait(fd, KIND_POLL_WRITE, lib.LIO_POLL_WRITE)
 
+    @trio.lowlevel.enable_ki_protection
     def notify_closing(self, fd: int | Any) -> None:
         if not isinstance(fd, int):
             fd = fd.fileno()
@@ -541,6 +534,7 @@ class LioIOManager:
         self.adopted[fd] = Adopted(sock, self)
         return True
 
+    @trio.lowlevel.enable_ki_protection
     def let_go(self, adopted: Adopted) -> None:
         """The socket is closed, detached or collected. Any thread."""
         if self.handle is None or self.adopted.get(adopted.fd) is not adopted:
@@ -551,6 +545,7 @@ class LioIOManager:
             self._released_elsewhere.append(adopted)
             self.force_wakeup()
 
+    @trio.lowlevel.enable_ki_protection
     def _release_now(self) -> None:
         while self._released_elsewhere:
             adopted = self._released_elsewhere.popleft()

@@ -1,8 +1,8 @@
-"""What a server does under load: the C load generator and the counter of system calls.
+"""What a server does under load: the C load generator and the counter of system calls::
 
-    with Load(("127.0.0.1", port), connections=50, message_bytes=1024, seconds=2) as load:
-        load.join()
-    print(load.result().requests)
+with Load(("127.0.0.1", port), connections=50, message_bytes=1024, seconds=2) as load:
+    load.join()
+print(load.result().requests)
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Load:
 
     @property
     def measuring(self) -> bool:
-        return int(self._progress.phase) == lib.LIO_LOAD_MEASURING
+        return bool(self._progress.phase == lib.LIO_LOAD_MEASURING)
 
     @property
     def connected(self) -> int:

@@ -456,6 +456,7 @@ async def connect(self: Any, address: Any) -> None:
         raise
 
 
+@trio.lowlevel.enable_ki_protection
 def close_quietly(self: Any) -> None:
     """Settles what is in flight on the socket, then closes it."""
     fd = self._sock.fileno()
@@ -465,6 +466,7 @@ def close_quietly(self: Any) -> None:
     self._sock.close()
 
 
+@trio.lowlevel.enable_ki_protection
 def detach(self: Any) -> int:
     manager = manager_of(self)
     fd = self._sock.fileno()

@@ -7,11 +7,12 @@ manager around every call.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._manager import KIND_RECEIVE, KIND_SEND_ALL, SEND_ALL
+from ._manager import KIND_RECEIVE, KIND_SEND_ALL
 from ._native import ffi, lib
 from ._socket import manager_of
 from ._trio_compat import (
@@ -19,13 +20,13 @@ from ._trio_compat import (
     SocketStream,
     SocketType,
     highlevel_socket,
+    run_context,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NULL = ffi.NULL
-_RECV, _SEND = lib.LIO_RECV, lib.LIO_SEND
+_receive, _send = lib.lio_py_receive, lib.lio_py_send_all
 
 trio_method: dict[str, Callable[..., Any]] = {}
 
@@ -41,7 +42,15 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
     fd = sock._sock.fileno()
     if fd < 0:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
-    result = await manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, max_bytes)
+    op = manager.take(KIND_RECEIVE)
+    code = _receive(manager.handle, op.id, fd, max_bytes)
+    if code == 0:
+        op.task = run_context.task
+    else:
+        op = manager.push_again(
+            op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
+        )
+    result = await op
     if type(result) is bytes:
         return result
     with highlevel_socket._translate_socket_errors_to_stream_errors():
@@ -52,29 +61,31 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
 async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
     sock = self.socket
     manager = manager_of(sock) if type(sock) is SocketType else None
-    if manager is None or sock._did_shutdown_SHUT_WR or not data:
+    detector = self._send_conflict_detector
+    if manager is None or sock._did_shutdown_SHUT_WR or detector._held or not data:
         return await trio_method["send_all"](self, data)  # type: ignore[no-any-return]
-    with self._send_conflict_detector:
-        fd = sock._sock.fileno()
-        if fd < 0:
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("this socket was already closed")
-        memory: Any
-        if type(data) is bytes:
-            memory = data
-            length = len(data)
-        else:
-            memory = ffi.from_buffer(memoryview(data))
-            length = len(memory)
+    fd = sock._sock.fileno()
+    if fd < 0:
+        return await trio_method["send_all"](self, data)  # type: ignore[no-any-return]
+    detector._held = True
+    try:
         op = manager.take(KIND_SEND_ALL)
-        op.keep = memory
-        op.want = length
-        op = manager.push(op, _SEND, fd, memory, length, 0, SEND_ALL)
+        op.keep = memory = data if type(data) is bytes else ffi.from_buffer(memoryview(data))
+        op.want = length = len(memory)
+        code = _send(manager.handle, op.id, fd, memory, length)
+        if code == 0:
+            op.task = run_context.task
+        else:
+            op = manager.push_again(
+                op, code, partial(_send, manager.handle, op.id, fd, memory, length)
+            )
         del memory  # the operation keeps it, as long as the kernel may read it
         result = await op
-        if type(result) is not int:
-            with highlevel_socket._translate_socket_errors_to_stream_errors():
-                result.unwrap()
+    finally:
+        detector._held = False
+    if type(result) is not int:
+        with highlevel_socket._translate_socket_errors_to_stream_errors():
+            result.unwrap()
 
 
 METHODS: dict[str, Callable[..., Any]] = {

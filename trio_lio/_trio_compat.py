@@ -11,8 +11,9 @@ What is used, and why no public name would do:
     the message by which a task parks; one is kept per operation and used again.
 ``trio._socket._SocketType``, ``trio.SocketStream``
     whose methods start operations while trio-lio is in use.
-``SocketStream._send_conflict_detector``, ``_SocketType._sock``,
-``_SocketType._resolve_address_nocp``
+``SocketStream._send_conflict_detector`` and its ``_held``, ``_SocketType._sock``,
+``_SocketType._did_shutdown_SHUT_WR``, ``_SocketType._resolve_address_nocp``,
+``trio._highlevel_socket._translate_socket_errors_to_stream_errors``
     as Trio's own code uses them.
 """
 
@@ -46,6 +47,7 @@ try:
     from trio._core._traps import WaitTaskRescheduled
     from trio._highlevel_socket import DEFAULT_RECEIVE_SIZE
     from trio._socket import _SocketType as SocketType
+    from trio._util import ConflictDetector
 except ImportError as exc:  # pragma: no cover
     raise _refuse(str(exc)) from exc
 
@@ -113,6 +115,10 @@ def check() -> None:
         raise _refuse("WaitTaskRescheduled has another shape")
     if getattr(socket_module, "_SocketType", None) is not SocketType:
         raise _refuse("trio._socket._SocketType was replaced by somebody else")
+    if getattr(ConflictDetector("probe"), "_held", None) is not False:
+        raise _refuse("ConflictDetector has another shape")
+    if not hasattr(highlevel_socket, "_translate_socket_errors_to_stream_errors"):
+        raise _refuse("_translate_socket_errors_to_stream_errors is gone")
     _check_methods(SocketType, _SOCKET_METHODS)
     _check_methods(SocketStream, _STREAM_METHODS)
     for name in _SOCKET_NAMES:

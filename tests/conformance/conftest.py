@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from trio_lio.backends import IoBackend, IoUring, Poller, probe
+
+from .support import Sockets, open_fds
+
+# A kernel that has io_uring and little of what was added to it since.
+OLD_KERNEL = (
+    "single_issuer,defer_taskrun,taskrun_flag,coop_taskrun,submit_all,cqsize,no_sqarray,"
+    "ext_arg,buf_ring,fixed_files"
+)
+VARIANTS = {
+    "uring": (IoUring, ""),
+    "epoll": (Poller, ""),
+    "uring-without-defer_taskrun": (IoUring, "defer_taskrun"),
+    "uring-without-buf_ring": (IoUring, "buf_ring"),
+    "uring-without-fixed_files": (IoUring, "fixed_files"),
+    "uring-without-taskrun_flag": (IoUring, "taskrun_flag"),
+    "uring-without-ext_arg": (IoUring, "ext_arg"),
+    "uring-old-kernel": (IoUring, OLD_KERNEL),
+}
+
+Maker = Callable[[], IoBackend]
+Factory = Callable[..., IoBackend]
+
+HANGS_AFTER = 120.0
+
+
+@pytest.fixture(autouse=True)
+def watchdog() -> Iterator[None]:
+    """A test that hangs says where, and ends the run."""
+    faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks() -> Iterator[None]:
+    before = open_fds()
+    yield
+    if leaked_since(before):
+        gc.collect()
+    assert not leaked_since(before)
+
+
+def leaked_since(before: set[int]) -> dict[int, str]:
+    leaked = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in open_fds() - before}
+    # What wake() writes to outlives close(): a late wake must not write to another's file.
+    return {fd: name for fd, name in leaked.items() if name != "anon_inode:[eventfd]"}
+
+
+@pytest.fixture(params=list(VARIANTS))
+def new_backend(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    no_descriptor_leaks: None,
+) -> Maker:
+    """Makes backends of one variant, not initialised; the test closes them."""
+    kind, without = VARIANTS[request.param]
+    monkeypatch.setenv("TRIO_LIO_URING_WITHOUT", without)
+    assert kind.backend_name is not None
+    info = probe(kind.backend_name)
+    if not info.available:
+        pytest.skip(f"{kind.backend_name}: {info.reason}")
+    return kind
+
+
+@pytest.fixture
+def make_backend(new_backend: Maker) -> Iterator[Factory]:
+    """Makes initialised backends of one variant, and closes them at the end."""
+    made: list[IoBackend] = []
+
+    def make(capacity: int = 64) -> IoBackend:
+        backend = new_backend()
+        made.append(backend)
+        backend.init(capacity)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture
+def backend(make_backend: Factory) -> IoBackend:
+    return make_backend()
+
+
+@pytest.fixture(params=[False, True], ids=["foreign", "adopted"])
+def sockets(request: pytest.FixtureRequest, backend: IoBackend) -> Iterator[Sockets]:
+    """Sockets that the backend knows only by number, and such that it has adopted."""
+    made = Sockets(backend, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def foreign(backend: IoBackend) -> Iterator[Sockets]:
+    made = Sockets(backend, adopts=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def adopted(backend: IoBackend) -> Iterator[Sockets]:
+    made = Sockets(backend, adopts=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def stream_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def has_ipv6() -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError as exc:
+        pytest.skip(f"no IPv6 here: {exc}")

@@ -1,0 +1,165 @@
+"""Builds the C core with each of its tests, tests/csrc/test_*.c, and runs them.
+
+Needs a C compiler and no Python package. Assertions are on. Exit code 0: all passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [
+    *("-std=c11", "-D_GNU_SOURCE", "-pthread", "-g", "-O1", "-fno-omit-frame-pointer"),
+    *("-Wall", "-Wextra", "-Werror"),
+]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+VALGRIND = [
+    *("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
+    *("--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"),
+]
+# A test hangs rather than takes so long.
+PATIENCE = 300
+
+
+def fail(message: str) -> None:
+    sys.exit(f"build_ctests: {message}")
+
+
+def compiler() -> list[str]:
+    command = os.environ.get("CC", "gcc").split()
+    if shutil.which(command[0]) is None:
+        fail(
+            f"there is no C compiler {command[0]!r}: apt-get install gcc libc6-dev (Debian, "
+            "Ubuntu), dnf install gcc (Fedora), apk add gcc musl-dev (Alpine)"
+        )
+    return command
+
+
+def check_sanitizers(cc: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "empty.c")
+        source.write_text("int main(void) { return 0; }\n")
+        command = [*cc, *SANITIZE, str(source), "-o", str(source.with_suffix(""))]
+        tried = subprocess.run(command, capture_output=True, text=True)
+    if tried.returncode != 0:
+        fail(
+            "the compiler finds no sanitizers: they come with gcc on Debian and Ubuntu "
+            "(libasan and libubsan of libgcc-*-dev); dnf install libasan libubsan (Fedora)\n"
+            f"{tried.stderr}"
+        )
+
+
+def run_all(commands: Iterable[list[str]]) -> None:
+    """Runs compilers side by side; the first that fails ends it."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        work = [
+            pool.submit(subprocess.run, command, capture_output=True, text=True)
+            for command in commands
+        ]
+        for one in work:
+            done = one.result()
+            if done.returncode != 0:
+                pool.shutdown(cancel_futures=True)
+                fail(f"{' '.join(done.args)}\n{done.stderr}")
+
+
+def build(cc: Sequence[str], flags: Sequence[str], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    core = sorted((ROOT / "csrc").glob("*.c"))
+    tests = sorted((ROOT / "tests" / "csrc").glob("test_*.c"))
+    if not tests:
+        fail(f"no tests in {ROOT / 'tests' / 'csrc'}")
+    objects = {source: folder / f"{source.stem}.o" for source in (*core, *tests)}
+    run_all(
+        [*cc, *flags, "-I", str(ROOT / "csrc"), "-c", str(source), "-o", str(made)]
+        for source, made in objects.items()
+    )
+    programs = [folder / test.stem for test in tests]
+    run_all(
+        [
+            *(*cc, *flags, str(objects[test])),
+            *(str(objects[source]) for source in core),
+            *("-o", str(program)),
+        ]
+        for test, program in zip(tests, programs, strict=True)
+    )
+    return programs
+
+
+def run(program: Path, wrapper: Sequence[str], only: str | None) -> tuple[int, int]:
+    """How many tests passed and failed. Shows what a program said when it failed."""
+    started = time.monotonic()
+    command = [*wrapper, str(program), *([only] if only else [])]
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=PATIENCE,
+        )
+        code, said = str(done.returncode), done.stdout
+    except subprocess.TimeoutExpired as exc:
+        code, said = f"no end after {PATIENCE} s", exc.stdout or b""
+    output = said.decode(errors="replace")
+    names = re.findall(r"^test_\w+$", output, flags=re.MULTILINE)
+    # A test's name, with what went wrong below it, indented.
+    failed = len(re.findall(r"^test_\w+\n(?= )", output, flags=re.MULTILINE))
+    if code == "0":
+        failed = 0
+    else:
+        failed = max(failed, 1)
+        print(output, end="")
+    seconds = time.monotonic() - started
+    state = "ok" if not failed else f"FAILED ({code})"
+    print(f"{program.name:<32} {len(names):>3} tests  {seconds:6.2f} s  {state}", flush=True)
+    return max(len(names) - failed, 0), failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
+    how.add_argument("--valgrind", action="store_true", help="under valgrind")
+    parser.add_argument("--build", type=Path, help="where to build; kept")
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM[:TEST]", help="which ones")
+    options = parser.parse_args()
+    cc = compiler()
+    flags, wrapper, name = list(FLAGS), [], "plain"
+    if options.sanitize:
+        check_sanitizers(cc)
+        flags += SANITIZE
+        name = "ASan and UBSan"
+    elif options.valgrind:
+        if shutil.which("valgrind") is None:
+            fail("there is no valgrind: apt-get install valgrind libc6-dbg")
+        wrapper = VALGRIND
+        name = "valgrind"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (options.build or Path(scratch)) / name.replace(" ", "_")
+        wanted = dict(p.partition(":")[::2] for p in options.programs)
+        started = time.monotonic()
+        passed = failed = 0
+        for program in build(cc, flags, folder):
+            if wanted and program.name not in wanted:
+                continue
+            good, bad = run(program, wrapper, wanted.get(program.name))
+            passed += good
+            failed += bad
+    seconds = time.monotonic() - started
+    print(f"=== C tests, {name}: {failed} failed, {passed} passed in {seconds:.2f}s ===")
+    sys.exit(failed != 0)
+
+
+if __name__ == "__main__":
+    main()
