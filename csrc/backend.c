@@ -94,31 +94,29 @@ int lio_create(const char *name, const lio_options *options, lio_backend **backe
     if (error != 0)
         return error;
     const lio_vtable *chosen = NULL;
-    lio_probe_result found;
     if (name != NULL) {
+        /* Asked for by name: init tries it out in earnest, and nothing else would do. */
         chosen = lio_vtable_find(name);
         if (chosen == NULL)
             return -ENOENT;
-        probe(chosen, without, &found);
-        error = found.error;
     } else {
         error = -ENOTSUP;
         for (const lio_vtable *const *at = lio_vtables; *at != NULL; at++) {
+            lio_probe_result found;
             probe(*at, without, &found);
             error = found.error;
             chosen = *at;
             if (!is_refusal(error))
                 break;
         }
+        if (error != 0)
+            return error;
     }
-    if (error != 0)
-        return error;
     lio_backend *b = calloc(1, sizeof *b);
     if (b == NULL)
         return -ENOMEM;
     b->vtable = chosen;
     b->wake_fd = -1;
-    b->capabilities = found.capabilities;
     b->without = without;
     *backend = b;
     return 0;

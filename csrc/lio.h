@@ -172,7 +172,8 @@ const char *lio_capability_name(unsigned bit);
 int lio_probe(const char *name, const lio_options *options, lio_probe_result *result);
 
 /* name NULL: the first backend in order of preference that can be used. Falls back only
- * where the kernel does not offer a backend; want of resources is an error. */
+ * where the kernel does not offer a backend; want of resources is an error. A backend asked
+ * for by name is used or refused, by lio_init. */
 int lio_create(const char *name, const lio_options *options, lio_backend **backend);
 const char *lio_name(const lio_backend *backend);
 uint32_t lio_capabilities(const lio_backend *backend);

@@ -236,10 +236,6 @@ static int add_chunk(lio_store *store)
         return -ENOMEM;
     }
     store->chunk_count = count + 1;
-    for (uint32_t i = 0; i < LIO_CHUNK_SLOTS; i++) {
-        uint32_t number = count * LIO_CHUNK_SLOTS + i;
-        lio_list_append(store, &store->free_slots, number, LIO_LIST_FREE);
-    }
     return 0;
 }
 
@@ -293,8 +289,11 @@ int64_t lio_store_push(lio_store *store, uint64_t id, const lio_op *op)
     if (lio_opcode_has_fd(op->opcode) && (entry = lio_fd_get(store, op->fd)) == NULL)
         return op->fd < 0 || op->fd > INT32_MAX ? -EBADF : -ENOMEM;
     uint32_t number = store->free_slots.head;
-    assert(number != LIO_NO_SLOT);
-    lio_list_remove(store, &store->free_slots, number);
+    if (number != LIO_NO_SLOT)
+        lio_list_remove(store, &store->free_slots, number);
+    else
+        number = store->fresh++;
+    assert(number < store->chunk_count * LIO_CHUNK_SLOTS);
     lio_slot *slot = lio_slot_at(store, number);
     slot->op = *op;
     slot->id = id;

@@ -92,6 +92,7 @@ typedef struct lio_store {
     uint32_t chunk_count;
     uint32_t capacity; /* slots that may be taken */
     uint32_t taken;
+    uint32_t fresh; /* slots from here on were never used, and their memory not touched */
     lio_list free_slots;
     lio_list queue;
     lio_list done;

@@ -3,6 +3,10 @@
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+#include <unistd.h>
 
 #include "poller.h"
 
@@ -136,6 +140,18 @@ bool lio_poller_take_from_pool(lio_backend *b, uint32_t number)
 
 /* -- identity ---------------------------------------------------------------------- */
 
+/* fstat(2) happens once or twice in the life of every operation on an adopted descriptor. The
+ * C library has it look up an empty path, which costs half as much again. */
+static int look_at(lio_backend *b, int fd, struct stat *st)
+{
+    b->stats.syscalls++;
+#if defined(__linux__) && defined(__LP64__) && (defined(__x86_64__) || defined(__aarch64__))
+    return (int)syscall(SYS_fstat, fd, st); /* fills the C library's own layout there */
+#else
+    return fstat(fd, st);
+#endif
+}
+
 /* Ends what is parked on a descriptor and, if it was adopted, all that names it. in_use: the
  * number names another file now, so polls may end as if woken for no reason. */
 static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
@@ -172,8 +188,7 @@ bool lio_poller_verify(lio_backend *b, lio_fd_entry *entry, int fd)
     if (entry->round == p->round)
         return true;
     struct stat st;
-    b->stats.syscalls++;
-    int error = fstat(fd, &st);
+    int error = look_at(b, fd, &st);
     if (lio_poller_is_guarded(b, entry)) {
         bool same = error == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
                     entry->identity[1] == (uint64_t)st.st_ino;

@@ -326,7 +326,7 @@ static bool add_cancel(uring_state *state, uint64_t token)
 static void add_due_cancels(lio_backend *b)
 {
     uring_state *state = state_of(b);
-    uint32_t slots = b->store.chunk_count * LIO_CHUNK_SLOTS;
+    uint32_t slots = b->store.fresh;
     for (uint32_t number = 0; number < slots && state->cancels_due != 0; number++) {
         lio_slot *slot = lio_slot_at(&b->store, number);
         if (slot->state != LIO_STATE_CANCELLING || !slot->cancel_due)
@@ -790,7 +790,7 @@ static bool drain(lio_backend *b)
     uring_state *state = state_of(b);
     bool pending = false;
     reap(b);
-    uint32_t slots = b->store.chunk_count * LIO_CHUNK_SLOTS;
+    uint32_t slots = b->store.fresh;
     for (uint32_t number = 0; number < slots; number++) {
         lio_slot *slot = lio_slot_at(&b->store, number);
         if (slot->state == LIO_STATE_QUEUED) {

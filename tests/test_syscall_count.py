@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -192,6 +193,19 @@ def test_no_such_process() -> None:
 def test_oneself() -> None:
     with pytest.raises(OSError, match="ptrace"):
         count_syscalls(os.getpid(), 0.1)
+
+
+def test_somebody_else_traces_it() -> None:
+    with child("line()") as process:
+        count(process, 0.01)
+        other = threading.Thread(target=count_syscalls, args=(process.pid, 1.0))
+        other.start()
+        while not tracer_of(process.pid):
+            time.sleep(0.01)
+        with pytest.raises(PermissionError, match="ptrace"):
+            count_syscalls(process.pid, 0.1)
+        other.join()
+        assert tracer_of(process.pid) == 0
 
 
 def test_not_allowed() -> None:

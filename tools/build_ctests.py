@@ -112,18 +112,17 @@ def run(program: Path, wrapper: Sequence[str], only: str | None) -> tuple[int, i
     except subprocess.TimeoutExpired as exc:
         code, said = f"no end after {PATIENCE} s", exc.stdout or b""
     output = said.decode(errors="replace")
-    names = re.findall(r"^test_\w+$", output, flags=re.MULTILINE)
-    # A test's name, with what went wrong below it, indented.
-    failed = len(re.findall(r"^test_\w+\n(?= )", output, flags=re.MULTILINE))
-    if code == "0":
-        failed = 0
-    else:
-        failed = max(failed, 1)
+    # A program that names no tests is one.
+    count = len(re.findall(r"^test_\w+$", output, flags=re.MULTILINE)) or 1
+    failed = 0
+    if code != "0":
+        # What went wrong in a test stands below its name, indented.
+        failed = len(re.findall(r"^test_\w+\n(?= )", output, flags=re.MULTILINE)) or 1
         print(output, end="")
     seconds = time.monotonic() - started
     state = "ok" if not failed else f"FAILED ({code})"
-    print(f"{program.name:<32} {len(names):>3} tests  {seconds:6.2f} s  {state}", flush=True)
-    return max(len(names) - failed, 0), failed
+    print(f"{program.name:<32} {count:>3} tests  {seconds:6.2f} s  {state}", flush=True)
+    return count - failed, failed
 
 
 def main() -> None:

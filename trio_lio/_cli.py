@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--capacity",
         metavar="N",
         type=int,
-        help="operations in flight to set memory aside for (default: 1024)",
+        help="operations in flight to set memory aside for (default: 256)",
     )
     run.add_argument(
         "--stats",

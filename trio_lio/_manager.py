@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-DEFAULT_CAPACITY = 1024
+DEFAULT_CAPACITY = 256
 
 # What becomes of a completion. Kinds below KIND_WRITE count as waiting to read.
 KIND_RECEIVE = 0  # bytes, from the pool
@@ -188,6 +188,16 @@ def _collected(adopted: Any) -> None:
 
 # A stdlib socket that is closed has to be settled in whichever run knows it.
 living_managers: weakref.WeakSet[LioIOManager] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child closes its copies of the parent's sockets: that settles nothing."""
+    for manager in list(living_managers):
+        manager.adopted.clear()
+    living_managers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class LioIOManager:
@@ -516,7 +526,10 @@ class LioIOManager:
         if fd < 0 or self.handle is None:
             return
         self.adopted.pop(fd, None)
-        settled = check(lib.lio_release_fd(self.handle, fd))
+        settled = lib.lio_release_fd(self.handle, fd)
+        if settled == -errno.ECHILD:
+            return  # a forked child closes its copy: nothing of the parent's ends by that
+        check(settled)
         # The tasks become runnable here and now, as with Trio's own managers; unless what
         # the last wait brought was not even looked at yet.
         if settled and not self._unprocessed and threading.get_ident() == self.thread:

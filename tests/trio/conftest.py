@@ -1,0 +1,95 @@
+"""One fixture for the backend, and three that watch over every test."""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import gc
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+import trio._core._run
+import trio.testing
+from .support import OLD_KERNEL, open_fds
+
+import trio_lio
+
+VARIANTS = {
+    "uring": ("uring", ""),
+    "epoll": ("epoll", ""),
+    "uring-without-buf_ring-fixed_files": ("uring", "buf_ring,fixed_files"),
+    "uring-old-kernel": ("uring", OLD_KERNEL),
+}
+
+HANGS_AFTER = 45.0
+DEAD_AFTER = 75.0
+
+
+@pytest.fixture(autouse=True)
+def watchdog() -> Iterator[None]:
+    """A test that hangs fails; one that cannot even fail ends the run and says where."""
+
+    def hangs(*_: object) -> None:
+        faulthandler.dump_traceback()
+        pytest.fail(f"hangs: not over after {HANGS_AFTER} s")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER, 5)
+    faulthandler.dump_traceback_later(DEAD_AFTER, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks(watchdog: None) -> Iterator[None]:
+    before = open_fds()
+    yield
+    if open_fds().keys() - before.keys():
+        gc.collect()
+    leaked = {fd: what for fd, what in open_fds().items() if fd not in before}
+    assert not leaked
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_installed() -> Iterator[None]:
+    manager = trio._core._run.TheIOManager
+    recv = vars(trio._socket._SocketType)["recv"]
+    yield
+    assert trio._core._run.TheIOManager is manager
+    assert vars(trio._socket._SocketType)["recv"] is recv
+
+
+@pytest.fixture(params=list(VARIANTS))
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backend; once more for uring on a kernel that lacks much."""
+    name, without = VARIANTS[request.param]
+    monkeypatch.setenv("TRIO_LIO_URING_WITHOUT", without)
+    monkeypatch.delenv("TRIO_LIO_BACKEND", raising=False)
+    [info] = [info for info in trio_lio.available_backends() if info.name == name]
+    if not info.available:
+        pytest.skip(f"{name}: {info.reason}")
+    return name
+
+
+@pytest.fixture
+def run(backend: str) -> Callable[..., Any]:
+    """`trio_lio.run` on the backend."""
+    return functools.partial(trio_lio.run, backend=backend)
+
+
+@pytest.fixture
+def same_as_stock(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a function on stock Trio and on lio: both must come to the same."""
+
+    def compare(async_fn: Callable[..., Any], *args: Any) -> Any:
+        stock = trio.run(async_fn, *args)
+        ours = run(async_fn, *args)
+        assert ours == stock
+        return ours
+
+    return compare

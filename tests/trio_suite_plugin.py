@@ -1,0 +1,47 @@
+"""pytest plugin that runs Trio's own tests on trio-lio::
+
+    TRIO_SUITE_BACKEND=epoll pytest --pyargs trio -p trio._tests.pytest_plugin \\
+        -p trio_suite_plugin
+
+``TRIO_SUITE_BACKEND=stock`` runs the same selection on Trio's own manager, to compare.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import trio_lio
+
+LEFT_OUT = Path(__file__).with_name("trio_suite_left_out.txt")
+BACKEND = os.environ["TRIO_SUITE_BACKEND"]
+
+
+def _left_out() -> dict[str, str]:
+    lines = [line for line in LEFT_OUT.read_text().splitlines() if line.strip()]
+    return dict(re.split(r" {2,}", line, maxsplit=1) for line in lines if line[0] != "#")
+
+
+def pytest_configure() -> None:
+    if BACKEND != "stock":
+        trio_lio.install(backend=BACKEND)
+
+
+def pytest_unconfigure() -> None:
+    if BACKEND != "stock":
+        trio_lio.uninstall()
+
+
+def pytest_report_header() -> str:
+    return f"trio-lio: {trio_lio.__version__}, backend: {BACKEND}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    names = tuple(_left_out())
+    left_out = [item for item in items if item.nodeid.split("[")[0].endswith(names)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
