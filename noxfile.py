@@ -182,6 +182,6 @@ def trio_suite(session: nox.Session) -> None:
             session,
             *("--pyargs", "trio", "-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin"),
             *("-q", "-k", "not static_tool", *session.posargs),
-            PYTHONPATH=str(ROOT / "tests"),
+            PYTHONPATH=str(ROOT / "tests" / "trio_suite"),
             TRIO_SUITE_BACKEND=backend,
         )

@@ -113,6 +113,7 @@ static bool run_one(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t number
         lio_poller_finish(b, number, attempt.result, attempt.data, attempt.detail);
         return false;
     }
+    assert(entry != NULL); /* only what never waits has none */
     uint8_t bit = (uint8_t)(1 << direction);
     switch ((enum lio_verdict)attempt.verdict) {
     case LIO_DONE:
@@ -346,7 +347,9 @@ static void start_on_fd(lio_backend *b, uint32_t number)
     int fd = (int)slot->op.fd;
     lio_fd_entry *entry = lio_fd_find(&b->store, fd);
     bool transfers = slot->op.opcode == LIO_READ || slot->op.opcode == LIO_WRITE;
-    if (lio_poller_is_guarded(b, entry) && !lio_poller_verify(b, entry, fd) &&
+    /* The usual receive: nothing to do but to wait, and the file is looked at when it ends. */
+    bool waits = entry->adopted && must_wait(b, entry, slot);
+    if (!waits && lio_poller_is_guarded(b, entry) && !lio_poller_verify(b, entry, fd) &&
         slot->state == LIO_STATE_DONE)
         return;
     if (transfers && !entry->adopted) {
@@ -358,7 +361,7 @@ static void start_on_fd(lio_backend *b, uint32_t number)
     }
     if (slot->op.opcode == LIO_CONNECT)
         entry->ready &= (uint8_t)~LIO_READY_ENDED; /* an unconnected socket is "hung up" */
-    if (must_wait(b, entry, slot))
+    if (waits || must_wait(b, entry, slot))
         lio_poller_park(b, entry, fd, number, lio_poller_direction(&slot->op));
     else
         run_one(b, entry, fd, number);

@@ -268,8 +268,7 @@ int lio_poller_wait_ready(lio_backend *b, int64_t timeout_ns)
 /* What is queued with the pool never begins; what runs there is waited for. */
 static bool end_jobs(lio_backend *b, lio_poller *p)
 {
-    uint32_t slots = b->store.chunk_count * LIO_CHUNK_SLOTS;
-    for (uint32_t number = 0; number < slots && p->jobs != 0; number++) {
+    for (uint32_t number = 0; number < b->store.fresh && p->jobs != 0; number++) {
         const lio_slot *slot = lio_slot_at(&b->store, number);
         bool live = slot->state == LIO_STATE_SUBMITTED || slot->state == LIO_STATE_CANCELLING;
         if (live && slot->stage == LIO_STAGE_POOL)

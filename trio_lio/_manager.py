@@ -295,20 +295,16 @@ class LioIOManager:
             value: Any
             if data >= 0 and kind == KIND_RECEIVE:
                 value = pool[data : data + result].tobytes()
-            elif result < 0:
-                value = self._failure(op, result)
-            elif kind >= KIND_POLL_READ and kind != KIND_SEND_ALL:
+            elif kind == KIND_SEND_ALL and result == op.want:
                 value = result
-            elif kind == KIND_SEND_ALL:
-                value = result if result == op.want else self._failure(op, -errno.ECANCELED)
-            elif kind == KIND_RECEIVE:
-                value = b""
-            elif kind == KIND_RECEIVE_INTO:
-                value = result
+                op.keep = None
             else:
                 value = self._value(op, result, data, detail)
+                op.keep = op.control = None
             task = op.task
-            op.task = op.keep = op.control = op.raise_cancel = None
+            op.task = None
+            if op.raise_cancel is not None:
+                op.raise_cancel = None
             free.append(op)
             reschedule(task, value)
 
@@ -464,7 +460,16 @@ class LioIOManager:
         return raised
 
     def _value(self, op: Operation, result: int, data: int, detail: int) -> Any:
+        """What the task is woken with, when it is not the usual."""
         kind = op.kind
+        if result < 0:
+            return self._failure(op, result)
+        if kind == KIND_SEND_ALL:  # not all of it: it was cancelled on the way
+            return self._failure(op, -errno.ECANCELED)
+        if kind >= KIND_POLL_READ or kind == KIND_RECEIVE_INTO:
+            return result
+        if kind == KIND_RECEIVE:
+            return b""  # the end of the stream
         if kind == KIND_RECEIVE_OWN:
             return ffi.buffer(op.keep, result)[:]
         pool = self.pool

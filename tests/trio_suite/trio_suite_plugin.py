@@ -16,7 +16,7 @@ import pytest
 
 import trio_lio
 
-LEFT_OUT = Path(__file__).with_name("trio_suite_left_out.txt")
+LEFT_OUT = Path(__file__).with_name("left_out.txt")
 BACKEND = os.environ["TRIO_SUITE_BACKEND"]
 
 
