@@ -69,9 +69,16 @@ def _found() -> list[str]:
 FOUND: list[str | None] = [*_found()] or [None]
 
 
+def _place(session: nox.Session) -> Path:
+    """A directory of this session's own, for whatever it makes."""
+    place = Path(session.virtualenv.location).resolve() / "tmp"
+    place.mkdir(exist_ok=True)
+    return place
+
+
 def _copy(session: nox.Session) -> Path:
     """The tree as it is in a clone, in this session's own place."""
-    copy = Path(session.create_tmp()) / "tree"
+    copy = _place(session) / "tree"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT, copy, ignore=_NOT_COPIED)
     return copy
@@ -86,8 +93,8 @@ def _install(session: nox.Session, extra: str, *more: str) -> Path:
     """Installs trio-lio from a copy of the tree, and goes where nothing but the installed
     package can be imported."""
     copy = _copy(session)
-    session.install(f"{copy}[{extra}]" if extra else str(copy), *more)
-    elsewhere = Path(session.create_tmp()) / "elsewhere"
+    session.install(f"{copy}[{extra}]", *more)
+    elsewhere = _place(session) / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
     session.chdir(elsewhere)
     check = (
@@ -101,8 +108,7 @@ def _install(session: nox.Session, extra: str, *more: str) -> Path:
 
 
 def _pytest(session: nox.Session, *arguments: str, **env: str) -> None:
-    cache = Path(session.create_tmp()) / "pytest_cache"
-    session.run("pytest", "-o", f"cache_dir={cache}", *arguments, env=env)
+    session.run("pytest", "-o", f"cache_dir={_place(session) / 'cache'}", *arguments, env=env)
 
 
 def _run_tests(session: nox.Session, copy: Path) -> None:
@@ -128,7 +134,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """mypy --strict over the package; what to check stands in pyproject.toml."""
     session.install("mypy>=1.18", "types-cffi", "trio>=0.30", "attrs", "outcome", "rich>=13")
-    session.run("mypy", "--cache-dir", str(Path(session.create_tmp()) / "mypy"))
+    session.run("mypy", "--cache-dir", str(_place(session) / "mypy"))
 
 
 @nox.session(python=PYTHONS)
@@ -148,7 +154,7 @@ def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error. Its examples are run by tests/test_docs.py."""
     copy = _install(session, "docs")
     out = ROOT / "docs" / "_build" / "html"
-    doctrees = Path(session.create_tmp()) / "doctrees"
+    doctrees = _place(session) / "doctrees"
     session.run(
         *("sphinx-build", "-W", "-n", "--keep-going", "-E", "-b", "html"),
         *("-d", str(doctrees), str(copy / "docs"), str(out)),
@@ -160,7 +166,7 @@ def docs(session: nox.Session) -> None:
 def sanitize(session: nox.Session) -> None:
     """The C core's own tests with assertions, under ASan and UBSan, and under valgrind."""
     _need(session, os.environ.get("CC", "gcc"), "apt-get install gcc, or dnf install gcc")
-    build = Path(session.create_tmp()) / "ctests"
+    build = _place(session) / "ctests"
     runner = [sys.executable, str(ROOT / "tools" / "build_ctests.py"), "--build", str(build)]
     session.run(*runner, "--sanitize", *session.posargs, external=True)
     if shutil.which("valgrind") is None:
@@ -172,16 +178,12 @@ def sanitize(session: nox.Session) -> None:
 @nox.session(python=FOUND[-1])
 def trio_suite(session: nox.Session) -> None:
     """Trio's own tests with trio-lio underneath, on each backend."""
-    _install(
-        session,
-        "test",
-        *("trustme", "pyopenssl", "astor", "pyyaml", "isort", "black", "jedi", "mypy"),
-    )
+    _install(session, "test", "trustme", "pyopenssl")
+    suite = ROOT / "tests" / "trio_suite"
+    plugins = ["trio._tests.pytest_plugin", "trio_suite_plugin"]
+    arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q"]
+    arguments += [word for plugin in plugins for word in ("-p", plugin)]
+    # What mypy, jedi and the like say of Trio does not depend on what is underneath.
+    arguments += ["--skip-optional-imports", "-k", "not static_tool", *session.posargs]
     for backend in BACKENDS:
-        _pytest(
-            session,
-            *("--pyargs", "trio", "-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin"),
-            *("-q", "-k", "not static_tool", *session.posargs),
-            PYTHONPATH=str(ROOT / "tests" / "trio_suite"),
-            TRIO_SUITE_BACKEND=backend,
-        )
+        _pytest(session, *arguments, PYTHONPATH=str(suite), TRIO_SUITE_BACKEND=backend)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError, PlatformError
+from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 if not sys.platform.startswith("linux"):
     raise SystemExit(
@@ -15,18 +17,43 @@ if not sys.platform.startswith("linux"):
     )
 
 REMEDY = (
-    "trio-lio has a core in C and found no working C compiler. Install one together with "
-    "Python's headers, then try again: 'apt-get install gcc python3-dev' (Debian, Ubuntu), "
-    "'dnf install gcc python3-devel' (Fedora), 'apk add gcc musl-dev python3-dev' (Alpine)."
+    "Install a C compiler together with the headers of the C library and of Python, then try "
+    "again: 'apt-get install gcc libc6-dev python3-dev' (Debian, Ubuntu), 'dnf install gcc "
+    "python3-devel' (Fedora), 'apk add gcc musl-dev python3-dev' (Alpine)."
 )
 
 
 class BuildExtension(build_ext):
+    """Says what to install when that is the trouble; any other error is the compiler's."""
+
     def build_extensions(self) -> None:
         try:
             super().build_extensions()
-        except (CompileError, PlatformError) as exc:
-            raise SystemExit(f"{REMEDY}\nThe compiler said: {exc}") from exc
+        except (CCompilerError, ExecError, PlatformError) as exc:
+            missing = self.missing()
+            if missing is None:
+                raise
+            raise SystemExit(f"trio-lio has a core in C, and {missing}. {REMEDY}") from exc
+
+    def missing(self) -> str | None:
+        """What is not there that every build needs."""
+        command = self.compiler.compiler  # those of the compiler_so are the same and more
+        if shutil.which(command[0]) is None:
+            return f"there is no C compiler {command[0]!r}"
+        folders = [f"-I{folder}" for folder in self.compiler.include_dirs]
+        for header, owner in (("stdio.h", "the C library"), ("Python.h", "Python")):
+            tried = subprocess.run(
+                [*command, *folders, "-E", "-x", "c", "-"],
+                input=f"#include <{header}>\n",
+                text=True,
+                capture_output=True,
+            )
+            if tried.returncode != 0:
+                said = tried.stderr.strip() or f"{command[0]} failed"
+                if header in said:
+                    return f"the headers of {owner} are not there ({header})"
+                return f"the C compiler {command[0]!r} does not work ({said})"
+        return None
 
 
 setup(

@@ -349,6 +349,8 @@ static void start_on_fd(lio_backend *b, uint32_t number)
     bool transfers = slot->op.opcode == LIO_READ || slot->op.opcode == LIO_WRITE;
     /* The usual receive: nothing to do but to wait, and the file is looked at when it ends. */
     bool waits = entry->adopted && must_wait(b, entry, slot);
+    if (waits)
+        lio_poller_doubt(b, entry, fd);
     if (!waits && lio_poller_is_guarded(b, entry) && !lio_poller_verify(b, entry, fd) &&
         slot->state == LIO_STATE_DONE)
         return;

@@ -16,11 +16,12 @@ enum lio_direction { LIO_READER, LIO_WRITER };
 
 /* entry->ready, event->ready: what is due, as far as we know. */
 enum lio_ready {
-    LIO_READY_READ = 1,   /* 1 << LIO_READER */
-    LIO_READY_WRITE = 2,  /* 1 << LIO_WRITER */
-    LIO_READY_ENDED = 4,  /* hung up or failed: reading goes on to the end without an edge */
-    LIO_READY_URGENT = 8, /* only of an event */
-    LIO_READY_HUNGRY = 16 /* only of an entry: is on the list of those to run again */
+    LIO_READY_READ = 1,    /* 1 << LIO_READER */
+    LIO_READY_WRITE = 2,   /* 1 << LIO_WRITER */
+    LIO_READY_ENDED = 4,   /* hung up or failed: reading goes on to the end without an edge */
+    LIO_READY_URGENT = 8,  /* only of an event */
+    LIO_READY_HUNGRY = 16, /* only of an entry: is on the list of those to run again */
+    LIO_READY_DOUBTED = 32 /* only of an entry: is on the list of those to look at */
 };
 #define LIO_READY_BOTH (LIO_READY_READ | LIO_READY_WRITE)
 
@@ -115,9 +116,12 @@ typedef struct lio_poller {
     lio_event *events;
     int *hungry; /* descriptors to run again, each once (LIO_READY_HUNGRY) */
     uint32_t hungry_count, hungry_room;
-    uint32_t round; /* of looking whether numbers still name the same files */
-    uint32_t jobs;  /* with the file pool */
-    uint32_t arena; /* 0 or 1 */
+    int *doubted; /* adopted descriptors where something waits and nobody looked at the file */
+    uint32_t doubted_count;
+    int64_t doubt_ends; /* when they are looked at */
+    uint32_t round;     /* of looking whether numbers still name the same files */
+    uint32_t jobs;      /* with the file pool */
+    uint32_t arena;     /* 0 or 1 */
     size_t arena_used;
     bool collected;     /* the last turn asked the OS */
     bool guard_sigpipe; /* SIGPIPE would kill this process */
@@ -168,6 +172,9 @@ bool lio_poller_is_guarded(lio_backend *b, const lio_fd_entry *entry);
 /* Whether the number still names the file that operations wait for; if nothing waits, that
  * is whatever it names now. False: it does not, and they have been settled. */
 bool lio_poller_verify(lio_backend *b, lio_fd_entry *entry, int fd);
+/* Has that done soon, unless something else does it first. */
+void lio_poller_doubt(lio_backend *b, lio_fd_entry *entry, int fd);
+void lio_poller_end_doubts(lio_backend *b);
 void lio_poller_park(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t number,
                      int direction);
 /* Has the kernel watch a foreign descriptor for all that waits there. */

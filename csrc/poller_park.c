@@ -10,6 +10,8 @@
 
 #include "poller.h"
 
+#define DOUBT_NS INT64_C(50000000)
+
 static_assert(sizeof(lio_file_job) <= sizeof(((lio_slot_extra *)0)->os), "job fits");
 
 lio_file_job *lio_poller_job_of(lio_backend *b, uint32_t number)
@@ -192,11 +194,13 @@ bool lio_poller_verify(lio_backend *b, lio_fd_entry *entry, int fd)
     if (lio_poller_is_guarded(b, entry)) {
         bool same = error == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
                     entry->identity[1] == (uint64_t)st.st_ino;
-        if (same)
-            entry->round = p->round;
-        else
+        if (!same) {
             abandon(b, entry, fd, error == 0);
-        return same;
+            return false;
+        }
+        entry->round = p->round;
+        entry->ready &= (uint8_t)~LIO_READY_DOUBTED;
+        return true;
     }
     if (error != 0)
         return true; /* the operation itself will tell */
@@ -205,6 +209,37 @@ bool lio_poller_verify(lio_backend *b, lio_fd_entry *entry, int fd)
     entry->round = p->round;
     entry->stream = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? LIO_TRAIT_FILE : 0;
     return true;
+}
+
+/* What only starts to wait touches no file, so it need not be looked at now; most waits end by
+ * an event, and then it is. But should the number be another file's already, no event will
+ * come, ever: so look at it before long, off the busy path. */
+void lio_poller_doubt(lio_backend *b, lio_fd_entry *entry, int fd)
+{
+    lio_poller *p = lio_poller_of(b);
+    if (entry->round == p->round || entry->ready & LIO_READY_DOUBTED)
+        return;
+    if (p->doubted_count == p->hungry_room)
+        lio_poller_end_doubts(b);
+    if (p->doubted_count == 0)
+        p->doubt_ends = lio_now() + DOUBT_NS;
+    entry->ready |= LIO_READY_DOUBTED;
+    p->doubted[p->doubted_count++] = fd;
+}
+
+void lio_poller_end_doubts(lio_backend *b)
+{
+    lio_poller *p = lio_poller_of(b);
+    for (uint32_t i = 0; i < p->doubted_count; i++) {
+        lio_fd_entry *entry = lio_fd_find(&b->store, p->doubted[i]);
+        bool doubted = entry->ready & LIO_READY_DOUBTED;
+        bool waits = entry->parked[LIO_READER].head != LIO_NO_SLOT ||
+                     entry->parked[LIO_WRITER].head != LIO_NO_SLOT;
+        entry->ready &= (uint8_t)~LIO_READY_DOUBTED;
+        if (doubted && waits && entry->adopted)
+            lio_poller_verify(b, entry, p->doubted[i]);
+    }
+    p->doubted_count = 0;
 }
 
 /* -- parking ----------------------------------------------------------------------- */

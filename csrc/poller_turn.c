@@ -30,6 +30,10 @@ int lio_poller_reserve(lio_poller *p, uint32_t capacity)
     if (hungry == NULL)
         return -ENOMEM;
     p->hungry = hungry;
+    int *doubted = realloc(p->doubted, (size_t)capacity * sizeof *doubted);
+    if (doubted == NULL)
+        return -ENOMEM;
+    p->doubted = doubted;
     p->hungry_room = capacity;
     return 0;
 }
@@ -80,6 +84,7 @@ static void free_all(lio_backend *b, lio_poller *p)
     b->pool_size = 0;
     lio_timers_free(&p->timers);
     free(p->hungry);
+    free(p->doubted);
     free(p->events);
     if (p->os != NULL)
         lio_os_close(p->os);
@@ -123,10 +128,17 @@ bool lio_poller_supports(const lio_backend *b, const lio_op *op)
 
 /* -- turns ------------------------------------------------------------------------- */
 
+/* When there is something to do without any event. */
+static int64_t next_time(const lio_poller *p)
+{
+    int64_t first = lio_timers_first(&p->timers);
+    return p->doubted_count != 0 && p->doubt_ends < first ? p->doubt_ends : first;
+}
+
 void lio_poller_announce(lio_backend *b)
 {
     lio_poller *p = lio_poller_of(b);
-    int64_t first = lio_timers_first(&p->timers);
+    int64_t first = next_time(p);
     int64_t before = __atomic_exchange_n(&p->first_timer, first, __ATOMIC_SEQ_CST);
     int runnable = p->hungry_count != 0;
     __atomic_store_n(&p->runnable, runnable, __ATOMIC_SEQ_CST);
@@ -146,9 +158,11 @@ int lio_poller_submit(lio_backend *b)
 static void expire_timers(lio_backend *b)
 {
     lio_poller *p = lio_poller_of(b);
-    if (p->timers.count == 0)
+    if (next_time(p) == INT64_MAX)
         return;
     int64_t now = lio_now();
+    if (p->doubted_count != 0 && p->doubt_ends <= now)
+        lio_poller_end_doubts(b);
     while (lio_timers_first(&p->timers) <= now)
         lio_poller_on_timer(b, p->timers.timers[0].number);
 }
@@ -208,7 +222,7 @@ int lio_poller_turn(lio_backend *b, int64_t deadline_ns)
         return error;
     }
     for (;;) {
-        int64_t until = lio_timers_first(&p->timers);
+        int64_t until = next_time(p);
         if (until > deadline_ns)
             until = deadline_ns;
         bool busy = is_due(b) || p->hungry_count != 0 || b->store.queue.head != LIO_NO_SLOT;

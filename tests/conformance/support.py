@@ -37,7 +37,9 @@ def collect(backend: IoBackend, ids: Iterable[int]) -> dict[int, OpCompleted]:
         left = deadline - time.monotonic()
         assert left > 0, f"no completion for {sorted(wanted - found.keys())[:10]}"
         for done in backend.wait_timeout(left):
-            assert done.op_id not in (WAKE, SIGNAL), done
+            if done.op_id == SIGNAL:
+                continue  # somebody stopped the process and let it go on
+            assert done.op_id != WAKE
             assert done.op_id in wanted, f"{done} was not expected"
             assert done.op_id not in found, f"a second completion: {done}"
             found[done.op_id] = done

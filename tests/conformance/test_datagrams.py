@@ -14,7 +14,6 @@ from .support import (
     POOL_MAX,
     Sockets,
     collect,
-    complete,
     errno_of,
     fill,
     is_idle,
@@ -262,9 +261,3 @@ def test_a_send_to_one_receiver_does_not_hold_up_streams(sockets: Sockets) -> No
     assert theirs.recv(10) == b"free"
     assert sockets.backend.cancel(waiting) is False
     assert collect(sockets.backend, [waiting])[waiting].cancelled
-
-
-def test_result_of_a_failed_message_is_an_error(sockets: Sockets) -> None:
-    sock = sockets.new(socket.AF_INET, socket.SOCK_DGRAM)
-    done = complete(sockets.backend, Op.recvmsg(sock.fileno(), 10, 10, socket.MSG_OOB))
-    assert done.error is not None

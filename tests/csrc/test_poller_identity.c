@@ -64,6 +64,36 @@ static void test_fd_reused_while_parked(void)
     }
 }
 
+/* Pushed for a file that is gone, on a descriptor that was not ready: what does nothing but
+ * wait would wait for ever. */
+static void test_fd_closed_before_wait(void)
+{
+    for (int reused = 0; reused < 2; reused++) {
+        harness *h = open_poller();
+        int fds[2], peer = -1;
+        make_pair(fds);
+        CHECK_EQ(lio_adopt(h->b, fds[0]), 1);
+        push_recv(h, 1, fds[0], 100);
+        CHECK_EQ(harness_wait(h, 0), 0);
+        CHECK_EQ(lio_cancel(h->b, 1), 0);
+        CHECK_EQ(harness_result(h, 1), -ECANCELED);
+        if (reused)
+            peer = replace(fds[0]);
+        else
+            close(fds[0]);
+        push_recv(h, 2, fds[0], 100);
+        push_poll(h, 3, fds[0], LIO_POLL_READ);
+        CHECK_EQ(harness_result(h, 2), -EBADF);
+        CHECK_EQ(harness_result(h, 3), reused ? LIO_POLL_READ : -EBADF);
+        if (reused) {
+            close(fds[0]);
+            close(peer);
+        }
+        close(fds[1]);
+        harness_close(h);
+    }
+}
+
 static void test_fd_reused_and_adopted_again(void)
 {
     harness *h = open_poller();
@@ -167,13 +197,10 @@ static void test_close_fd_settles(void)
 }
 
 static const check_test tests[] = {
-    TEST(test_fd_reused_before_flush),
-    TEST(test_fd_reused_while_parked),
-    TEST(test_fd_reused_and_adopted_again),
-    TEST(test_old_registration_lives_on),
-    TEST(test_poll_of_reused_foreign_fd),
-    TEST(test_close_spares_a_stolen_number),
-    TEST(test_close_fd_settles),
+    TEST(test_fd_reused_before_flush),       TEST(test_fd_reused_while_parked),
+    TEST(test_fd_closed_before_wait),        TEST(test_fd_reused_and_adopted_again),
+    TEST(test_old_registration_lives_on),    TEST(test_poll_of_reused_foreign_fd),
+    TEST(test_close_spares_a_stolen_number), TEST(test_close_fd_settles),
 };
 
 int main(int argc, char **argv)
