@@ -1,5 +1,6 @@
 """Trio on completions: io_uring, and a first-class epoll poller, under unchanged programs."""
 
+from . import backends, lowlevel
 from ._install import current_backend, install, installed, run, start_guest_run, uninstall
 from ._native import BackendInfo, BackendUnavailable, available_backends
 from ._trio_compat import TrioIncompatible
@@ -12,9 +13,11 @@ __all__ = [
     "TrioIncompatible",
     "__version__",
     "available_backends",
+    "backends",
     "current_backend",
     "install",
     "installed",
+    "lowlevel",
     "run",
     "start_guest_run",
     "uninstall",

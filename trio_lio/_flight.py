@@ -1,4 +1,4 @@
-"""What an operation holds while it is in flight.
+"""What an operation holds while it is in flight, and what it brought in the end.
 
 Exported buffers, memory for a receive, arrays of ``iovec``, paths, control data: taken at
 push, given back at the completion, not earlier (the kernel owns it until then) and not later.
@@ -6,15 +6,20 @@ push, given back at the completion, not earlier (the kernel owns it until then) 
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
+from . import _address
+from ._control import decode_control
 from ._native import ffi, lib
-from ._op import Op, export
+from ._op import Op, Ready, export
 
-__all__ = ["Flight", "prepare"]
+__all__ = ["Flight", "prepare", "value_of"]
 
 _MSG_TRUNC = int(socket.MSG_TRUNC)
 
@@ -138,3 +143,98 @@ def _prepare_control(record: Any, op: Op, flight: Flight) -> None:
     elif op.control_size:
         flight.control = record.control = flight.own("char[]", op.control_size)
         record.control_len = op.control_size
+
+
+# -- results ---------------------------------------------------------------------------
+
+# struct statx of Linux: what it says of the file, its four times (of access, birth, change of
+# the inode, change of the content), its devices.
+_statx_file = struct.Struct("=IIQIIIHxxQQQQ")
+_statx_times = struct.Struct("=" + "qIxxxx" * 4)
+_statx_devices = struct.Struct("=IIII")
+
+
+def _stat_result(raw: Any) -> os.stat_result:
+    file = _statx_file.unpack_from(raw)
+    _mask, block_size, _attributes, links, uid, gid, mode, inode, size, blocks, _ = file
+    times = _statx_times.unpack_from(raw, _statx_file.size)
+    a_s, a_ns, _b_s, _b_ns, c_s, c_ns, m_s, m_ns = times
+    devices = _statx_devices.unpack_from(raw, _statx_file.size + _statx_times.size)
+    special, device = os.makedev(*devices[:2]), os.makedev(*devices[2:])
+    return os.stat_result(
+        (mode, inode, device, links, uid, gid, size, a_s, m_s, c_s),
+        {
+            "st_atime": a_s + a_ns * 1e-9,
+            "st_mtime": m_s + m_ns * 1e-9,
+            "st_ctime": c_s + c_ns * 1e-9,
+            "st_atime_ns": a_s * 10**9 + a_ns,
+            "st_mtime_ns": m_s * 10**9 + m_ns,
+            "st_ctime_ns": c_s * 10**9 + c_ns,
+            "st_blksize": block_size,
+            "st_blocks": blocks,
+            "st_rdev": special,
+        },
+    )
+
+
+def _received(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    """What a receive or a read brought: its bytes, or how many went into a buffer."""
+    if not flight.op.receives:
+        return result
+    count = min(result, flight.op.length)  # MSG_TRUNC tells of more than there is
+    if flight.target is not None:
+        return ffi.buffer(flight.target, count)[:]
+    return ffi.buffer(pool + data, count)[:] if count else b""
+
+
+def _sender(pool: Any, detail: int) -> tuple[Any, Any]:
+    message = ffi.cast("lio_msg *", pool + detail)
+    return message, _address.decode(ffi.buffer(message.addr, message.addr_len))
+
+
+def _received_from(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    _, address = _sender(pool, detail)
+    return _received(flight, pool, result, data, detail), address
+
+
+def _received_message(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    message, address = _sender(pool, detail)
+    raw = b""
+    if flight.control is not None:
+        size = min(int(message.control_len), flight.op.control_size)
+        raw = ffi.buffer(flight.control, size)[:]
+    received = _received(flight, pool, result, data, detail)
+    return received, decode_control(raw), int(message.flags), address
+
+
+def _accepted(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    return result, _sender(pool, detail)[1]
+
+
+def _polled(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    return Ready(result)
+
+
+def _stat(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    return _stat_result(ffi.buffer(flight.target))
+
+
+_CONVERTERS: dict[int, Callable[[Flight, Any, int, int, int], Any]] = {
+    lib.LIO_READ: _received,
+    lib.LIO_READ_AT: _received,
+    lib.LIO_RECV: _received,
+    lib.LIO_RECVFROM: _received_from,
+    lib.LIO_RECVMSG: _received_message,
+    lib.LIO_ACCEPT: _accepted,
+    lib.LIO_POLL: _polled,
+    lib.LIO_STATX: _stat,
+}
+
+
+def value_of(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
+    """What an operation that did not fail brought, as the functions of `Op` say.
+
+    ``data`` and ``detail`` are offsets into ``pool``, valid until the next wait.
+    """
+    convert = _CONVERTERS.get(flight.op.opcode)
+    return result if convert is None else convert(flight, pool, result, data, detail)

@@ -91,7 +91,7 @@ def _settings(backend: str | None, capacity: int | None, files: bool) -> Setting
 @functools.lru_cache(maxsize=8)
 def _preferred(without: str) -> tuple[str, str]:
     """The first backend that runs here, and why those before it do not."""
-    reasons = []
+    reasons: list[str] = []
     for name in backend_names():
         info = probe(name)
         if info.available:

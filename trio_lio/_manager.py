@@ -27,6 +27,7 @@ import outcome
 import trio
 
 from . import _address, _control
+from ._flight import value_of
 from ._native import BackendInfo, capability_names, check, create, ffi, lib, raise_unavailable
 from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
 
@@ -53,6 +54,7 @@ KIND_WRITE = 11  # int
 KIND_SEND_ALL = 12  # int; all of it or an error
 KIND_POLL_WRITE = 13
 KIND_OTHER = 14  # int; waits neither to read nor to write
+KIND_ANY = 15  # what `Op` says of it
 
 # Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
 EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
@@ -158,7 +160,10 @@ class Refused:
         self.error = error
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        yield from trio.lowlevel.checkpoint().__await__()
+        return self._fail().__await__()
+
+    async def _fail(self) -> None:
+        await trio.lowlevel.checkpoint()
         raise self.error
 
 
@@ -176,7 +181,7 @@ class Adopted(weakref.ref[stdlib_socket.socket]):
         return self
 
     def __init__(self, sock: stdlib_socket.socket, manager: LioIOManager) -> None:
-        super().__init__(sock, _collected)
+        super().__init__(sock, _collected)  # type: ignore[call-arg]
 
 
 @trio.lowlevel.enable_ki_protection
@@ -248,6 +253,7 @@ class LioIOManager:
         base = ffi.new("void **")
         size = ffi.new("size_t *")
         check(lib.lio_pool(self.handle, base, size))
+        self.pool_start = ffi.cast("char *", base[0])
         self.pool = memoryview(ffi.buffer(base[0], size[0])).cast("B")
         records = ffi.buffer(lib.lio_records(self.handle), (capacity + 2) * 32)
         self._records = memoryview(records).cast("B").cast("q")
@@ -287,7 +293,7 @@ class LioIOManager:
         free = self.free
         pool = self.pool
         record = iter(events)
-        for number, result, data, detail in zip(record, record, record, record):
+        for number, result, data, detail in zip(record, record, record, record, strict=False):
             if number < 0:
                 continue  # a wake-up or a signal: being back here is all it wanted
             op = operations[number]
@@ -463,7 +469,11 @@ class LioIOManager:
         """What the task is woken with, when it is not the usual."""
         kind = op.kind
         if result < 0:
+            if result == -errno.ETIME and kind == KIND_ANY:
+                return 0  # a timeout that ran out did what it was asked to
             return self._failure(op, result)
+        if kind == KIND_ANY:
+            return value_of(op.keep, self.pool_start, result, data, detail)
         if kind == KIND_SEND_ALL:  # not all of it: it was cancelled on the way
             return self._failure(op, -errno.ECANCELED)
         if kind >= KIND_POLL_READ or kind == KIND_RECEIVE_INTO:

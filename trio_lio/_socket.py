@@ -40,7 +40,7 @@ from ._native import ffi, lib
 from ._trio_compat import SocketType, run_context, socket_module
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
@@ -74,7 +74,7 @@ trio_method: dict[str, Callable[..., Any]] = {}
 def manager_of(self: Any) -> LioIOManager | None:
     """The manager of this lio run, if operations can be used on this socket."""
     try:
-        manager = run_context.runner.io_manager
+        manager: LioIOManager = run_context.runner.io_manager
     except AttributeError:
         return None
     if type(manager) is not LioIOManager:
@@ -182,9 +182,7 @@ async def recvfrom(self: Any, bufsize: int, flags: int = 0, /) -> tuple[bytes, A
     kind, memory = KIND_RECEIVE_FROM, NULL
     if bufsize > manager.receive_max and self._sock.type != _STREAM:
         kind, memory = KIND_RECEIVE_FROM_OWN, ffi.new("char[]", bufsize)
-    result = await start(
-        manager, kind, lib.LIO_RECVFROM, fd, memory, bufsize, flags, memory
-    )
+    result = await start(manager, kind, lib.LIO_RECVFROM, fd, memory, bufsize, flags, memory)
     return result if type(result) is tuple else result.unwrap()
 
 
@@ -214,7 +212,7 @@ async def recvfrom_into(
 
 def _iovecs(memories: list[Any]) -> Any:
     iov = ffi.new("lio_iovec[]", max(len(memories), 1))
-    for entry, memory in zip(iov, memories):
+    for entry, memory in zip(iov, memories, strict=False):
         entry.base = ffi.cast("void *", memory)
         entry.len = len(memory)
     return iov
@@ -265,7 +263,9 @@ async def recvmsg(
         native.buf, native.len = iov, 1
         op.keep = (memory, iov)
     else:
-        op, native = _message(manager, KIND_RECEIVE_MESSAGE, lib.LIO_RECVMSG, fd, flags, control)
+        op, native = _message(
+            manager, KIND_RECEIVE_MESSAGE, lib.LIO_RECVMSG, fd, flags, control
+        )
         native.buf_len = bufsize
     result = await manager.push_struct(op, native)
     return result if type(result) is tuple else result.unwrap()
@@ -305,16 +305,16 @@ async def recvmsg_into(
 
 
 @trio.lowlevel.enable_ki_protection
-async def send(self: Any, bytes: Buffer, flags: int = 0, /) -> int:
+async def send(self: Any, data: Buffer, flags: int = 0, /) -> int:
     manager = manager_of(self)
     fd = self._sock.fileno()
     if (
         manager is None
         or fd < 0
         or (flags != 0 and (type(flags) is not int or flags & ~_SEND_FLAGS))
-        or (source := _readable(bytes)) is None
+        or (source := _readable(data)) is None
     ):
-        return await trio_method["send"](self, bytes, flags)  # type: ignore[no-any-return]
+        return await trio_method["send"](self, data, flags)  # type: ignore[no-any-return]
     memory, length = source
     op = start(manager, KIND_WRITE, _SEND, fd, memory, length, flags, memory)
     del source, memory
@@ -417,9 +417,7 @@ async def accept(self: Any) -> tuple[Any, Any]:
     fd = self._sock.fileno()
     if manager is None or fd < 0:
         return await trio_method["accept"](self)  # type: ignore[no-any-return]
-    result = await start(
-        manager, KIND_ACCEPT, lib.LIO_ACCEPT, fd, NULL, 0, 0, self._sock
-    )
+    result = await start(manager, KIND_ACCEPT, lib.LIO_ACCEPT, fd, NULL, 0, 0, self._sock)
     if type(result) is not tuple:
         result = result.unwrap()
     sock, address = result
@@ -438,9 +436,7 @@ async def connect(self: Any, address: Any) -> None:
         fd = self._sock.fileno()
         if raw is None or fd < 0:
             return await trio_method["connect"](self, address)  # type: ignore[no-any-return]
-        result = await manager.push_address(
-            manager.take(KIND_OTHER), lib.LIO_CONNECT, fd, raw
-        )
+        result = await manager.push_address(manager.take(KIND_OTHER), lib.LIO_CONNECT, fd, raw)
         if type(result) is not int:
             result.unwrap()
     except trio.Cancelled:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -40,18 +41,24 @@ def _refuse(what: str) -> TrioIncompatible:
 
 
 try:
-    import trio._core._run as run_module
-    import trio._highlevel_socket as highlevel_socket
-    import trio._socket as socket_module
-    from trio._core._run import GLOBAL_RUN_CONTEXT as run_context
+    import trio._core._run
+    import trio._highlevel_socket
+    import trio._socket
+    from trio._core._run import GLOBAL_RUN_CONTEXT
     from trio._core._traps import WaitTaskRescheduled
     from trio._highlevel_socket import DEFAULT_RECEIVE_SIZE
-    from trio._socket import _SocketType as SocketType
+    from trio._socket import _SocketType
     from trio._util import ConflictDetector
 except ImportError as exc:  # pragma: no cover
     raise _refuse(str(exc)) from exc
 
-SocketStream = trio.SocketStream
+# What type checkers know of these is what Trio does with them, not what we do.
+run_module: Any = trio._core._run
+highlevel_socket: Any = trio._highlevel_socket
+socket_module: Any = trio._socket
+run_context: Any = GLOBAL_RUN_CONTEXT
+SocketType: Any = _SocketType
+SocketStream: Any = trio.SocketStream
 
 __all__ = [
     "DEFAULT_RECEIVE_SIZE",
@@ -86,7 +93,7 @@ _SOCKET_NAMES = (
 )
 
 
-def _check_methods(owner: type, methods: dict[str, tuple[str, ...]]) -> None:
+def _check_methods(owner: Any, methods: Mapping[str, tuple[str, ...]]) -> None:
     for name, parameters in methods.items():
         method = owner.__dict__.get(name)
         if method is None:

@@ -21,16 +21,13 @@ import array
 import errno
 import os
 import socket
-import struct
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
-from . import _address
-from ._control import decode_control
-from ._flight import Flight, prepare
+from ._flight import Flight, prepare, value_of
 from ._native import (
     BackendClosed,
     BackendInfo,
@@ -47,11 +44,11 @@ from ._native import (
     lib,
     probe,
     raise_contract_error,
+    raise_unavailable,
 )
 from ._op import FD_MAX, Op, Ready, checked_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -155,35 +152,6 @@ class BackendStats:
 
 
 # -- results ---------------------------------------------------------------------------
-
-# struct statx of Linux: what it says of the file, its four times (of access, birth, change of
-# the inode, change of the content), its devices.
-_statx_file = struct.Struct("=IIQIIIHxxQQQQ")
-_statx_times = struct.Struct("=" + "qIxxxx" * 4)
-_statx_devices = struct.Struct("=IIII")
-
-
-def _stat_result(raw: Any) -> os.stat_result:
-    file = _statx_file.unpack_from(raw)
-    _mask, block_size, _attributes, links, uid, gid, mode, inode, size, blocks, _ = file
-    times = _statx_times.unpack_from(raw, _statx_file.size)
-    a_s, a_ns, _b_s, _b_ns, c_s, c_ns, m_s, m_ns = times
-    devices = _statx_devices.unpack_from(raw, _statx_file.size + _statx_times.size)
-    special, device = os.makedev(*devices[:2]), os.makedev(*devices[2:])
-    return os.stat_result(
-        (mode, inode, device, links, uid, gid, size, a_s, m_s, c_s),
-        {
-            "st_atime": a_s + a_ns * 1e-9,
-            "st_mtime": m_s + m_ns * 1e-9,
-            "st_ctime": c_s + c_ns * 1e-9,
-            "st_atime_ns": a_s * 10**9 + a_ns,
-            "st_mtime_ns": m_s * 10**9 + m_ns,
-            "st_ctime_ns": c_s * 10**9 + c_ns,
-            "st_blksize": block_size,
-            "st_blocks": blocks,
-            "st_rdev": special,
-        },
-    )
 
 
 def _os_error(number: int, op: Op | None = None) -> OSError:
@@ -301,8 +269,13 @@ class IoBackend:
         Raises:
           ContractError: was called before.
           BackendClosed: after `close`.
+          BackendUnavailable: this kernel does not offer it, or a filter forbids it.
+          OSError: descriptors or memory ran out.
         """
-        self._check(lib.lio_init(self._handle, _count(capacity, "capacity", 1)))
+        code = lib.lio_init(self._handle, _count(capacity, "capacity", 1))
+        if code < 0 and -code not in (errno.EALREADY, errno.ESHUTDOWN):
+            raise_unavailable(self._name, code)
+        self._check(code)
         base, size = ffi.new("void **"), ffi.new("size_t *")
         self._check(lib.lio_pool(self._handle, base, size))
         self._pool = ffi.cast("char *", base[0])
@@ -501,47 +474,8 @@ class IoBackend:
             if op.opcode == lib.LIO_TIMEOUT and result == -errno.ETIME:
                 return OpCompleted(int(record.id), 0)
             return OpCompleted(int(record.id), None, _os_error(-result, op))
-        convert = _CONVERTERS.get(op.opcode)
-        value = result if convert is None else convert(self, record, flight)
+        value = value_of(flight, self._pool, result, int(record.data), int(record.detail))
         return OpCompleted(int(record.id), value)
-
-    def _bytes(self, record: Any, flight: Flight) -> Any:
-        """What a receive or a read brought: its bytes, or how many went into a buffer."""
-        count = int(record.result)
-        if not flight.op.receives:
-            return count
-        count = min(count, flight.op.length)  # MSG_TRUNC tells of more than there is
-        if flight.target is not None:
-            return ffi.buffer(flight.target, count)[:]
-        return ffi.buffer(self._pool + record.data, count)[:] if count else b""
-
-    def _message(self, record: Any) -> Any:
-        return ffi.cast("lio_msg *", self._pool + record.detail)
-
-    def _address(self, record: Any) -> Any:
-        message = self._message(record)
-        return _address.decode(ffi.buffer(message.addr, message.addr_len))
-
-    def _received_from(self, record: Any, flight: Flight) -> tuple[Any, Any]:
-        return self._bytes(record, flight), self._address(record)
-
-    def _received_message(self, record: Any, flight: Flight) -> tuple[Any, Any, int, Any]:
-        message = self._message(record)
-        raw = b""
-        if flight.control is not None:
-            size = min(int(message.control_len), flight.op.control_size)
-            raw = ffi.buffer(flight.control, size)[:]
-        address = self._address(record)
-        return self._bytes(record, flight), decode_control(raw), int(message.flags), address
-
-    def _accepted(self, record: Any, _flight: Flight) -> tuple[int, Any]:
-        return int(record.result), self._address(record)
-
-    def _polled(self, record: Any, _flight: Flight) -> Ready:
-        return Ready(int(record.result))
-
-    def _stat(self, _record: Any, flight: Flight) -> os.stat_result:
-        return _stat_result(ffi.buffer(flight.target))
 
     # -- descriptors
 
@@ -590,18 +524,6 @@ class IoBackend:
 
     def _check(self, code: int, what: str = "") -> int:
         return code if code >= 0 else raise_contract_error(code, what)
-
-
-_CONVERTERS: dict[int, Callable[[IoBackend, Any, Flight], Any]] = {
-    lib.LIO_READ: IoBackend._bytes,
-    lib.LIO_READ_AT: IoBackend._bytes,
-    lib.LIO_RECV: IoBackend._bytes,
-    lib.LIO_RECVFROM: IoBackend._received_from,
-    lib.LIO_RECVMSG: IoBackend._received_message,
-    lib.LIO_ACCEPT: IoBackend._accepted,
-    lib.LIO_POLL: IoBackend._polled,
-    lib.LIO_STATX: IoBackend._stat,
-}
 
 
 class IoUring(IoBackend):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import socket
@@ -89,9 +90,8 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def pattern(size: int, seed: int = 0) -> bytes:
     """Bytes in which a lost, doubled or moved part shows."""
-    words = b"".join(
-        (seed * 1_000_003 + at).to_bytes(4, "big", signed=False) for at in range(size // 4 + 1)
-    )
+    start = seed * 1_000_003
+    words = array.array("I", range(start, start + size // 4 + 1)).tobytes()
     return words[:size]
 
 
@@ -167,7 +167,9 @@ class Sockets:
         self.keep(sock)
         return sock
 
-    def new(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def new(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM
+    ) -> socket.socket:
         sock = socket.socket(family, kind)
         self.keep(sock)
         return sock

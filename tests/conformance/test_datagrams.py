@@ -116,9 +116,7 @@ def test_datagrams_stay_apart_and_in_order(sockets: Sockets) -> None:
 @pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("receive", ["recv", "recvfrom", "recvmsg", "recv_into"])
 @pytest.mark.parametrize("kind", ["DGRAM", "SEQPACKET"])
-def test_datagram_is_never_cut(
-    sockets: Sockets, receive: str, kind: str, waits: bool
-) -> None:
+def test_datagram_is_never_cut(sockets: Sockets, receive: str, kind: str, waits: bool) -> None:
     """A datagram larger than a buffer of the pool, received with room for all of it."""
     ours, theirs = sockets.pair(getattr(socket, f"SOCK_{kind}"))
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)

@@ -60,7 +60,6 @@ def test_closed_descriptor_is_ebadf(backend: IoBackend, name: str) -> None:
 
 @pytest.mark.parametrize("name", SOCKET_OPERATIONS)
 def test_pipe_is_enotsock(backend: IoBackend, name: str) -> None:
-    # Data waits, so that nobody can take a pipe for a socket with nothing to read.
     for end in os.pipe():
         try:
             assert errno_of(backend, SOCKET_OPERATIONS[name](end)) == "ENOTSOCK"
@@ -69,7 +68,9 @@ def test_pipe_is_enotsock(backend: IoBackend, name: str) -> None:
     assert is_idle(backend)
 
 
-@pytest.mark.parametrize("name", ["recv", "recv_into", "recvmsg", "send", "send all", "sendmsg"])
+@pytest.mark.parametrize(
+    "name", ["recv", "recv_into", "recvmsg", "send", "send all", "sendmsg"]
+)
 def test_unconnected_stream(sockets: Sockets, name: str) -> None:
     expected = "ENOTCONN" if name.startswith("recv") else "EPIPE"
     sock = sockets.new()
@@ -180,7 +181,7 @@ def test_send_waits_for_room(sockets: Sockets, stream_kind: str) -> None:
     assert read_all(theirs, 7) == b"at last"
 
 
-@pytest.mark.parametrize("size", [0, 1, 1_000_000, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, 1_000_000, 2_000_000])
 def test_send_all_sends_all(sockets: Sockets, stream_kind: str, size: int) -> None:
     ours, theirs = sockets.stream_pair(stream_kind)
     data = pattern(size)
@@ -201,20 +202,20 @@ def test_send_all_sends_all(sockets: Sockets, stream_kind: str, size: int) -> No
 
 def test_send_all_keeps_what_went_when_the_peer_goes(sockets: Sockets) -> None:
     ours, theirs = sockets.tcp_pair()
-    op_id = submit(sockets.backend, Op.send(ours.fileno(), bytes(20_000_000), all=True))
+    op_id = submit(sockets.backend, Op.send(ours.fileno(), bytes(8_000_000), all=True))
     read_all(theirs, 1000)
     # Data that nobody read: the close resets the connection.
     sockets.close(only=theirs)
     done = collect(sockets.backend, [op_id])[op_id]
     if done.error is None:
-        assert 1000 <= done.result < 20_000_000
+        assert 1000 <= done.result < 8_000_000
     else:
         assert isinstance(done.error, (ConnectionResetError, BrokenPipeError))
 
 
 def test_cancelled_send_all_tells_how_much_went(sockets: Sockets, stream_kind: str) -> None:
     ours, theirs = sockets.stream_pair(stream_kind)
-    data = pattern(20_000_000)
+    data = pattern(8_000_000)
     op_id = submit(sockets.backend, Op.send(ours.fileno(), data, all=True))
     first = read_all(theirs, 10_000)
     assert sockets.backend.cancel(op_id) is False
@@ -339,7 +340,9 @@ def run_beside(sockets: Sockets, op: Op, other: int) -> object:
             return _early.pop(op_id)
 
 
-def finish(sockets: Sockets, op_id: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+def finish(
+    sockets: Sockets, op_id: int
+) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
     found = _early.pop(op_id, None)
     if found is None:
         found = collect(sockets.backend, [op_id])[op_id].unwrap()
@@ -410,9 +413,11 @@ def test_bind_and_listen_errors(sockets: Sockets) -> None:
     sock = sockets.new()
     address = taken.getsockname()
     assert errno_of(sockets.backend, Op.bind(sock.fileno(), address)) == "EADDRINUSE"
-    assert errno_of(sockets.backend, Op.bind(sock.fileno(), ("192.0.2.1", 0))) == "EADDRNOTAVAIL"
+    assert (
+        errno_of(sockets.backend, Op.bind(sock.fileno(), ("192.0.2.1", 0))) == "EADDRNOTAVAIL"
+    )
     udp = sockets.new(kind=socket.SOCK_DGRAM)
-    assert errno_of(sockets.backend, Op.listen(udp.fileno())) == "EOPNOTSUPP"
+    assert errno_of(sockets.backend, Op.listen(udp.fileno())) == "ENOTSUP"
 
 
 @pytest.mark.parametrize("first", ["accept", "connect"])
@@ -481,7 +486,7 @@ def test_many_accepts_get_one_connection_each(sockets: Sockets) -> None:
 def test_accept_on_what_does_not_listen(sockets: Sockets) -> None:
     assert errno_of(sockets.backend, Op.accept(sockets.new().fileno())) == "EINVAL"
     udp = sockets.new(kind=socket.SOCK_DGRAM)
-    assert errno_of(sockets.backend, Op.accept(udp.fileno())) == "EOPNOTSUPP"
+    assert errno_of(sockets.backend, Op.accept(udp.fileno())) == "ENOTSUP"
 
 
 def test_connection_refused(sockets: Sockets, tmp_path: Path) -> None:
@@ -662,9 +667,7 @@ def test_two_sends_leave_in_order(sockets: Sockets, stream_kind: str) -> None:
             got += theirs.recv(3000)
         except BlockingIOError:
             continue
-    expected = b"".join(
-        data[: done[op_id]] for op_id, data in zip(ids, datas, strict=True)
-    )
+    expected = b"".join(data[: done[op_id]] for op_id, data in zip(ids, datas, strict=True))
     assert got[blocked:] == expected
     assert done[ids[0]] == sizes[0]
 
