@@ -51,8 +51,12 @@ _STREAM = stdlib_socket.SOCK_STREAM
 
 # What a completed receive or send means the same with. MSG_WAITALL, MSG_TRUNC, MSG_ERRQUEUE,
 # MSG_OOB and MSG_DONTWAIT say something about *when* a call returns, or about buffers.
-_RECEIVE_FLAGS = stdlib_socket.MSG_PEEK | getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
-_SEND_FLAGS = getattr(stdlib_socket, "MSG_NOSIGNAL", 0) | getattr(stdlib_socket, "MSG_MORE", 0)
+# Plain numbers: the complement of an enum of flags has no bit that the enum does not know.
+_RECEIVE_FLAGS = int(stdlib_socket.MSG_PEEK) | int(getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0))
+_SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
+    getattr(stdlib_socket, "MSG_MORE", 0)
+)
+_SIZE_MAX = 0x7FFFFFFF
 
 _IOV_MAX = 1024
 _ADDRESS_FAMILIES = {stdlib_socket.AF_INET, stdlib_socket.AF_INET6, stdlib_socket.AF_UNIX}
@@ -63,7 +67,6 @@ _LATE_CONNECT_ERRORS = {
     errno.ECONNRESET,
     errno.EHOSTUNREACH,
     errno.ETIMEDOUT,
-    errno.ENETUNREACH,
     errno.EHOSTDOWN,
 }
 
@@ -132,7 +135,7 @@ async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
         manager is None
         or fd < 0
         or type(buflen) is not int
-        or buflen <= 0
+        or not 0 < buflen <= _SIZE_MAX
         or (flags != 0 and (type(flags) is not int or flags & ~_RECEIVE_FLAGS))
     ):
         return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
@@ -174,7 +177,7 @@ async def recvfrom(self: Any, bufsize: int, flags: int = 0, /) -> tuple[bytes, A
         manager is None
         or fd < 0
         or type(bufsize) is not int
-        or bufsize <= 0
+        or not 0 < bufsize <= _SIZE_MAX
         or type(flags) is not int
         or flags & ~_RECEIVE_FLAGS
     ):
@@ -208,6 +211,14 @@ async def recvfrom_into(
     del target, memory
     result = await op
     return result if type(result) is tuple else result.unwrap()
+
+
+def _listed(items: Any) -> Any:
+    """A list of the items; what is not iterable as it is, for Trio's method to refuse."""
+    try:
+        return list(items)
+    except TypeError:
+        return items
 
 
 def _iovecs(memories: list[Any]) -> Any:
@@ -248,8 +259,8 @@ async def recvmsg(
         manager is None
         or fd < 0
         or not (type(bufsize) is type(ancbufsize) is type(flags) is int)
-        or bufsize <= 0
-        or not 0 <= ancbufsize <= 0x7FFFFFFF
+        or not 0 < bufsize <= _SIZE_MAX
+        or not 0 <= ancbufsize <= _SIZE_MAX
         or flags & ~_RECEIVE_FLAGS
     ):
         return await trio_method["recvmsg"](self, bufsize, ancbufsize, flags)  # type: ignore[no-any-return]
@@ -277,8 +288,8 @@ async def recvmsg_into(
 ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
     manager = manager_of(self)
     fd = self._sock.fileno()
-    buffers = list(buffers)
-    targets = [_writable(buffer, 0) for buffer in buffers]
+    buffers = _listed(buffers)
+    targets = [_writable(buffer, 0) for buffer in buffers] if type(buffers) is list else []
     if (
         manager is None
         or fd < 0
@@ -286,7 +297,7 @@ async def recvmsg_into(
         or not targets
         or len(targets) > _IOV_MAX
         or None in targets
-        or not 0 <= ancbufsize <= 0x7FFFFFFF
+        or not 0 <= ancbufsize <= _SIZE_MAX
         or flags & ~_RECEIVE_FLAGS
     ):
         return await trio_method["recvmsg_into"](self, buffers, ancbufsize, flags)  # type: ignore[no-any-return]
@@ -368,8 +379,11 @@ async def sendmsg(
     /,
 ) -> int:
     manager = manager_of(self)
-    buffers, ancdata = list(buffers), list(ancdata)
-    memories = [_contiguous(buffer) for buffer in buffers]
+    buffers, ancdata = _listed(buffers), _listed(ancdata)
+    if type(buffers) is list and type(ancdata) is list:
+        memories = [_contiguous(buffer) for buffer in buffers]
+    else:
+        memories = [None]
     if (
         manager is None
         or type(flags) is not int
