@@ -96,16 +96,26 @@ static void drop_fork_guard(lio_backend *b)
 }
 #endif
 
-/* 0, or why this call is refused. */
-static int check_caller(const lio_backend *b)
+static enum lio_phase phase_of(const lio_backend *b)
+{
+    return __atomic_load_n(&b->phase, __ATOMIC_RELAXED);
+}
+
+/* 0, or why this call is refused, whoever makes it. */
+static int check_phase(const lio_backend *b)
 {
     if (b == NULL)
         return -EINVAL;
-    if (b->phase != LIO_PHASE_OPEN)
-        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
-    if (is_forked(b))
-        return -ECHILD;
-    return is_owner(b) ? 0 : -EPERM;
+    if (phase_of(b) != LIO_PHASE_OPEN)
+        return phase_of(b) == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
+    return is_forked(b) ? -ECHILD : 0;
+}
+
+/* The same for what only the owner may call. */
+static int check_caller(const lio_backend *b)
+{
+    int error = check_phase(b);
+    return error != 0 || is_owner(b) ? error : -EPERM;
 }
 
 /* -- time -------------------------------------------------------------------------- */
@@ -163,7 +173,7 @@ int lio_init(lio_backend *b, uint32_t capacity)
         guard_against_fork(b);
         error = b->vtable->init(b);
         if (error == 0) {
-            b->phase = LIO_PHASE_OPEN;
+            __atomic_store_n(&b->phase, LIO_PHASE_OPEN, __ATOMIC_RELEASE);
             return 0;
         }
         drop_fork_guard(b);
@@ -193,20 +203,19 @@ int lio_close(lio_backend *b)
 {
     if (b == NULL)
         return -EINVAL;
-    if (b->phase != LIO_PHASE_OPEN) {
+    if (phase_of(b) != LIO_PHASE_OPEN) {
         b->phase = LIO_PHASE_CLOSED;
         return 0;
     }
     bool forked = is_forked(b);
     if (!forked && !is_owner(b))
         return -EPERM;
+    __atomic_store_n(&b->phase, LIO_PHASE_CLOSED, __ATOMIC_SEQ_CST);
     b->vtable->close(b, forked);
     b->state = NULL;
-    drop_fork_guard(b);
     lio_store_free(&b->store);
     free(b->records);
     b->records = NULL;
-    b->phase = LIO_PHASE_CLOSED;
     return 0;
 }
 
@@ -218,6 +227,7 @@ void lio_destroy(lio_backend *b)
      * kernel write into freed memory. */
     if (lio_close(b) != 0)
         return;
+    drop_fork_guard(b); /* not before: lio_wake looks at it */
 #if !defined(_WIN32)
     if (b->wake_fd >= 0)
         close(b->wake_fd);
@@ -336,8 +346,8 @@ static int check_conflict(const lio_backend *b, const lio_op *op)
          number = lio_slot_at(&b->store, number)->fd_next) {
         const lio_slot *other = lio_slot_at(&b->store, number);
         /* Sends that go down together do not wait yet, and leave in order. */
-        if (other->state == LIO_STATE_QUEUED && lio_opcode_sends(other->op.opcode) &&
-            lio_opcode_sends(op->opcode))
+        if (other->state == LIO_STATE_QUEUED && other->stage == 0 &&
+            lio_opcode_sends(other->op.opcode) && lio_opcode_sends(op->opcode))
             continue;
         if (direction_of(&other->op) & direction)
             return -EBUSY;
@@ -370,7 +380,29 @@ int lio_push(lio_backend *b, uint64_t id, const lio_op *op)
     return 0;
 }
 
-static int tell_waiters(lio_backend *b);
+/* Another thread may wait, or be about to wait, for what the kernel has. What the owner does
+ * meanwhile must reach the kernel, and what it settles itself must reach that thread: either
+ * the thread sees the mark, or we see the thread. */
+static int tell_waiters(lio_backend *b)
+{
+    __atomic_store_n(&b->unsubmitted, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&b->waiters, __ATOMIC_SEQ_CST) == 0)
+        return 0;
+    int error = b->vtable->submit(b);
+    return error < 0 || b->store.done_count != 0 ? b->vtable->wake(b) : 0;
+}
+
+/* What a flush or a wait leaves for the next one: a result that came at once, an operation
+ * that has to go again or whose turn has just come. */
+static int tell_of_leftovers(lio_backend *b)
+{
+    if (b->store.done_count != 0 || b->store.queue.head != LIO_NO_SLOT)
+        __atomic_store_n(&b->unsubmitted, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&b->unsubmitted, __ATOMIC_SEQ_CST) == 0 ||
+        __atomic_load_n(&b->waiters, __ATOMIC_SEQ_CST) == 0)
+        return 0;
+    return b->vtable->wake(b);
+}
 
 static int cancel(lio_backend *b, uint64_t id)
 {
@@ -411,17 +443,26 @@ int lio_cancel(lio_backend *b, uint64_t id)
     return answer == 0 ? tell_waiters(b) : answer;
 }
 
+static uint64_t note_batch(lio_backend *b, uint64_t before)
+{
+    uint64_t batch = b->stats.flushed - before;
+    if (batch > b->stats.largest_batch)
+        b->stats.largest_batch = batch;
+    return batch;
+}
+
 int lio_flush(lio_backend *b)
 {
     int error = check_caller(b);
     if (error != 0)
         return error;
     uint64_t before = b->stats.flushed;
-    __atomic_store_n(&b->unsubmitted, b->store.done_count != 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&b->unsubmitted, 0, __ATOMIC_RELAXED);
     error = b->vtable->submit(b);
-    uint64_t batch = b->stats.flushed - before;
-    if (batch > b->stats.largest_batch)
-        b->stats.largest_batch = batch;
+    uint64_t batch = note_batch(b, before);
+    int told = tell_of_leftovers(b);
+    if (error == 0)
+        error = told;
     return error < 0 && batch == 0 ? error : (int)batch;
 }
 
@@ -439,11 +480,11 @@ int lio_wait(lio_backend *b, int64_t timeout_ns, const lio_completion **completi
     int64_t deadline = b->store.done_count != 0 ? 0 : lio_deadline(timeout_ns);
     uint64_t before = b->stats.flushed;
     error = b->vtable->turn(b, deadline);
-    uint64_t batch = b->stats.flushed - before;
-    if (batch > b->stats.largest_batch)
-        b->stats.largest_batch = batch;
-    if (error < 0 && error != -EINTR && b->store.done_count == 0)
+    note_batch(b, before);
+    if (error < 0 && error != -EINTR && b->store.done_count == 0) {
+        tell_of_leftovers(b);
         return error;
+    }
     uint32_t count = lio_store_hand_out(&b->store, b->records);
     b->stats.completed += count;
     b->vtable->handed_out(b);
@@ -454,6 +495,7 @@ int lio_wait(lio_backend *b, int64_t timeout_ns, const lio_completion **completi
     }
     if (error == -EINTR)
         b->records[count++] = (lio_completion){LIO_ID_SIGNAL, -EINTR, -1, -1};
+    tell_of_leftovers(b);
     *completions = b->records;
     return (int)count;
 }
@@ -465,12 +507,9 @@ const lio_completion *lio_records(const lio_backend *b)
 
 int lio_wait_ready(lio_backend *b, int64_t timeout_ns)
 {
-    if (b == NULL)
-        return -EINVAL;
-    if (b->phase != LIO_PHASE_OPEN)
-        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
-    if (is_forked(b))
-        return -ECHILD;
+    int error = check_phase(b);
+    if (error != 0)
+        return error;
     __atomic_add_fetch(&b->waiters, 1, __ATOMIC_SEQ_CST);
     int ready = __atomic_load_n(&b->unsubmitted, __ATOMIC_SEQ_CST) != 0
                     ? 1
@@ -479,25 +518,10 @@ int lio_wait_ready(lio_backend *b, int64_t timeout_ns)
     return ready;
 }
 
-/* Another thread may wait, or be about to wait, for what the kernel has. What the owner does
- * meanwhile must reach the kernel, and what it settles itself must reach that thread: either
- * the thread sees the mark, or we see the thread. */
-static int tell_waiters(lio_backend *b)
-{
-    __atomic_store_n(&b->unsubmitted, 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&b->waiters, __ATOMIC_SEQ_CST) == 0)
-        return 0;
-    int error = b->vtable->submit(b);
-    return error < 0 || b->store.done_count == 0 ? error : b->vtable->wake(b);
-}
-
 int lio_wake(lio_backend *b)
 {
-    if (b == NULL)
-        return -EINVAL;
-    if (b->phase != LIO_PHASE_OPEN)
-        return b->phase == LIO_PHASE_NEW ? -ENXIO : -ESHUTDOWN;
-    return is_forked(b) ? -ECHILD : b->vtable->wake(b);
+    int error = check_phase(b);
+    return error != 0 ? error : b->vtable->wake(b);
 }
 
 /* -- descriptors ------------------------------------------------------------------- */
@@ -517,6 +541,23 @@ static int settle_queued(lio_backend *b, lio_fd_entry *entry)
         }
         count++;
         number = next;
+    }
+    return count;
+}
+
+/* The same for what would move bytes to it. */
+static int settle_queued_to(lio_backend *b, lio_fd fd)
+{
+    int count = 0;
+    for (uint32_t number = 0; b->store.pairs != 0 && number < b->store.fresh; number++) {
+        const lio_slot *slot = lio_slot_at(&b->store, number);
+        if (!lio_slot_reaches(slot, fd) || slot->op.fd == fd)
+            continue;
+        if (slot->state == LIO_STATE_QUEUED) {
+            b->stats.cancelled++;
+            lio_store_complete(&b->store, number, -ECANCELED, -1, -1);
+        }
+        count++;
     }
     return count;
 }
@@ -576,11 +617,14 @@ int lio_release_fd(lio_backend *b, lio_fd fd)
     int error = check_caller(b);
     if (error != 0)
         return error;
-    lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+    if (fd < 0)
+        return -EBADF;
+    lio_fd_entry *entry =
+        b->store.pairs == 0 ? lio_fd_find(&b->store, fd) : lio_fd_get(&b->store, fd);
     if (entry == NULL)
-        return fd < 0 ? -EBADF : 0;
-    int settled = settle_queued(b, entry);
-    if (entry->adopted || entry->ops.head != LIO_NO_SLOT || entry->armed) {
+        return b->store.pairs == 0 ? 0 : -ENOMEM;
+    int submitted = settle_queued_to(b, fd), settled = settle_queued(b, entry) + submitted;
+    if (entry->adopted || entry->ops.head != LIO_NO_SLOT || entry->armed || submitted != 0) {
         error = b->vtable->release_fd(b, entry, fd);
         entry->adopted = 0;
         entry->generation++;

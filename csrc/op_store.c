@@ -136,10 +136,14 @@ lio_fd_entry *lio_fd_get(lio_store *store, lio_fd fd)
         uint32_t wanted = store->fd_chunks ? store->fd_chunks * 2 : 4;
         if (wanted <= chunk)
             wanted = chunk + 1;
-        lio_fd_entry **fds = realloc(store->fds, wanted * sizeof *fds);
+        /* Fresh pages cost nothing until they are used: a number that no file can have is
+         * not worth 64 MB. */
+        lio_fd_entry **fds = calloc(wanted, sizeof *fds);
         if (fds == NULL)
             return NULL;
-        memset(fds + store->fd_chunks, 0, (wanted - store->fd_chunks) * sizeof *fds);
+        if (store->fds != NULL)
+            memcpy(fds, store->fds, store->fd_chunks * sizeof *fds);
+        free(store->fds);
         store->fds = fds;
         store->fd_chunks = wanted;
     }
@@ -310,6 +314,7 @@ int64_t lio_store_push(lio_store *store, uint64_t id, const lio_op *op)
     set_state(slot, LIO_STATE_QUEUED);
     store->index[place] = number + 1;
     store->taken++;
+    store->pairs += lio_opcode_has_fd2(op->opcode);
     store->queued++;
     lio_list_append(store, &store->queue, number, LIO_LIST_QUEUE);
     if (entry != NULL)
@@ -359,6 +364,7 @@ static void free_slot(lio_store *store, uint32_t number)
     set_state(slot, LIO_STATE_FREE);
     slot->generation++;
     store->taken--;
+    store->pairs -= lio_opcode_has_fd2(slot->op.opcode);
     /* The last to leave is the first to be used again: it is still in the cache. */
     list_prepend(store, &store->free_slots, number, LIO_LIST_FREE);
 }

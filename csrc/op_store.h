@@ -97,6 +97,7 @@ typedef struct lio_store {
     lio_list queue;
     lio_list done;
     uint32_t queued, done_count;
+    uint32_t pairs;  /* slots of operations on two descriptors */
     uint32_t *index; /* hash table of slot numbers + 1, by id; 0: empty */
     uint32_t index_mask;
     lio_fd_entry **fds;
@@ -153,6 +154,17 @@ void lio_list_remove(lio_store *store, lio_list *list, uint32_t number);
 
 /* Whether an opcode works on a descriptor that it names in op.fd. */
 bool lio_opcode_has_fd(uint8_t opcode);
+/* Whether an opcode moves bytes to op.fd2. Such an operation is on the list of op.fd only. */
+static inline bool lio_opcode_has_fd2(uint8_t opcode)
+{
+    return opcode == LIO_TEE || opcode == LIO_SPLICE;
+}
+/* Whether an operation in flight moves bytes to this descriptor. */
+static inline bool lio_slot_reaches(const lio_slot *slot, lio_fd fd)
+{
+    return slot->state != LIO_STATE_FREE && slot->state != LIO_STATE_DONE &&
+           lio_opcode_has_fd2(slot->op.opcode) && slot->op.fd2 == fd;
+}
 static inline bool lio_opcode_sends(uint8_t opcode)
 {
     return opcode == LIO_SEND || opcode == LIO_SENDMSG || opcode == LIO_SENDTO;

@@ -12,6 +12,8 @@
  * no such table the file is compared before each submission. Descriptors that nobody adopted
  * keep their number, and their operations should be flushed with their push.
  */
+#include "uring.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
@@ -20,16 +22,11 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "backend.h"
 #include "uring_encode.h"
-#include "uring_half_closed.h"
-#include "uring_pool.h"
 #include "uring_probe.h"
-#include "uring_ring.h"
 
 #define SQ_ENTRIES 256u
 #define CQ_ENTRIES 4096u
@@ -38,57 +35,7 @@
 #define CLOSE_PATIENCE_NS INT64_C(10000000000)
 #define RELEASE_PATIENCE_NS INT64_C(100000000)
 
-/* Completions that are no operation's. Slot numbers never reach the lower half of these. */
-#define TOKEN_WAKE UINT64_MAX
-#define TOKEN_INTERNAL (UINT64_MAX - 1)
-#define TOKEN_HALF_CLOSED (UINT64_MAX - 2)
-
-/* slot->stage */
-enum stage {
-    STAGE_NEW,
-    STAGE_AGAIN,       /* was with the kernel and has to go once more */
-    STAGE_POLLING,     /* no buffer ring: waits until there is something to receive */
-    STAGE_RECEIVING,   /* no buffer ring: receives into slot->aux */
-    STAGE_WRITABLE,    /* a send that found no room: polls for it */
-    STAGE_HALF_CLOSED, /* waits for room by the epoll set: not with the kernel's ring */
-};
-
-typedef struct uring_state {
-    lio_ring ring;
-    lio_uring_pool pool;
-    lio_half_closed half_closed;
-    uint8_t offered[URING_OP_LAST];
-    uint32_t table_size; /* registered files; 0: not asked yet */
-    bool table_refused;
-    bool wake_armed;
-    bool entries_skip; /* the kernel need not report a cancel that worked */
-    uint32_t cancels_due;
-} uring_state;
-
-static uring_state *state_of(const lio_backend *b)
-{
-    return b->state;
-}
-
-/* -- completions ------------------------------------------------------------------- */
-
-static void complete(lio_backend *b, uint32_t number, int64_t result, int64_t data,
-                     int64_t detail)
-{
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    if (slot->cancel_due) {
-        slot->cancel_due = 0;
-        state_of(b)->cancels_due--;
-    }
-    b->stats.cancelled += result == -ECANCELED;
-    lio_store_complete(&b->store, number, result, data, detail);
-}
-
-static void once_more(lio_backend *b, uint32_t number, enum stage stage, bool first)
-{
-    lio_slot_at(&b->store, number)->stage = (uint8_t)stage;
-    lio_store_requeue(&b->store, number, first);
-}
+/* -- submission -------------------------------------------------------------------- */
 
 /* Watches one of our own descriptors. False: no room, try at the next turn. */
 static bool add_watch(uring_state *state, int fd, uint64_t token)
@@ -100,213 +47,6 @@ static bool add_watch(uring_state *state, int fd, uint64_t token)
     sqe->user_data = token;
     return true;
 }
-
-/* A poll for writability brought nothing but the peer's half-close. */
-static void park_half_closed(lio_backend *b, uint32_t number)
-{
-    uring_state *state = state_of(b);
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    b->stats.syscalls++;
-    int error = lio_half_closed_watch(&state->half_closed, (int)slot->op.fd);
-    if (error != 0) {
-        complete(b, number, error, -1, -1);
-        return;
-    }
-    slot->stage = STAGE_HALF_CLOSED;
-    state->half_closed.waiting++;
-    if (!state->half_closed.armed)
-        state->half_closed.armed = add_watch(state, state->half_closed.fd, TOKEN_HALF_CLOSED);
-}
-
-static void take_half_closed(lio_backend *b)
-{
-    uring_state *state = state_of(b);
-    int fd;
-    state->half_closed.armed = false;
-    while (b->stats.syscalls++, (fd = lio_half_closed_next(&state->half_closed)) >= 0) {
-        const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
-        uint32_t number = entry == NULL ? LIO_NO_SLOT : entry->ops.head;
-        while (number != LIO_NO_SLOT) {
-            lio_slot *slot = lio_slot_at(&b->store, number);
-            uint32_t next = slot->fd_next;
-            if (slot->state == LIO_STATE_SUBMITTED && slot->stage == STAGE_HALF_CLOSED) {
-                state->half_closed.waiting--;
-                if (slot->op.opcode == LIO_POLL)
-                    complete(b, number, LIO_POLL_WRITE, -1, -1);
-                else
-                    once_more(b, number, STAGE_AGAIN, true);
-            }
-            number = next;
-        }
-    }
-}
-
-/* Sends to an address, of datagrams, are left to the kernel: what a poll says of the socket
- * says nothing of the receiver's queue. */
-static bool waits_by_poll(const lio_op *op)
-{
-    return lio_opcode_sends(op->opcode) && op->addr_len == 0;
-}
-
-static void complete_send(lio_backend *b, uint32_t number, int64_t result)
-{
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    bool cancelling = slot->state == LIO_STATE_CANCELLING;
-    bool all = (slot->op.op_flags & LIO_OP_ALL) != 0;
-    if (!cancelling && slot->stage == STAGE_WRITABLE && result > 0) {
-        /* Keeps the gate: no other send of this socket may come between. */
-        if (lio_uring_poll_result(LIO_POLL_WRITE, (int32_t)result) != 0)
-            once_more(b, number, STAGE_AGAIN, true);
-        else
-            park_half_closed(b, number);
-        return;
-    }
-    if (slot->stage == STAGE_WRITABLE)
-        result = result > 0 ? -ECANCELED : result;
-    else if (result > 0 && all)
-        slot->moved += (uint64_t)result;
-    if (!cancelling) {
-        bool full = result == -EAGAIN && !(slot->op.flags & MSG_DONTWAIT);
-        if (full || (result > 0 && all && slot->moved < slot->op.len)) {
-            once_more(b, number, STAGE_WRITABLE, true);
-            return;
-        }
-        if (result == -EINTR) {
-            once_more(b, number, STAGE_AGAIN, true);
-            return;
-        }
-    } else if (result == -EAGAIN) {
-        result = -ECANCELED;
-    }
-    bool partly = slot->moved != 0 && (result >= 0 || result == -ECANCELED);
-    complete(b, number, partly ? (int64_t)slot->moved : result, -1, -1);
-}
-
-/* A receive without a ring of buffers: first the readiness, then the data. */
-static void complete_pooled(lio_backend *b, uint32_t number, int64_t result)
-{
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    uring_state *state = state_of(b);
-    bool cancelling = slot->state == LIO_STATE_CANCELLING;
-    if (slot->stage == STAGE_POLLING) {
-        if (cancelling || result < 0)
-            complete(b, number, cancelling ? -ECANCELED : result, -1, -1);
-        else
-            once_more(b, number, STAGE_RECEIVING, true);
-        return;
-    }
-    if (result == -EAGAIN && !cancelling) {
-        lio_uring_pool_untake(&state->pool, slot->aux);
-        once_more(b, number, STAGE_AGAIN, false);
-        return;
-    }
-    if (result < 0) {
-        lio_uring_pool_untake(&state->pool, slot->aux);
-        complete(b, number, result == -EAGAIN ? -ECANCELED : result, -1, -1);
-        return;
-    }
-    int64_t detail = -1;
-    if (slot->op.opcode != LIO_RECV) {
-        lio_msg *msg = lio_uring_pool_msg(&state->pool, &detail);
-        assert(msg != NULL); /* reap saw to it */
-        lio_uring_read_msg(slot, lio_extra_at(&b->store, number), msg);
-    }
-    complete(b, number, result, lio_uring_pool_hold(&state->pool, slot->aux), detail);
-}
-
-static bool brings_msg(uint8_t opcode)
-{
-    return opcode == LIO_ACCEPT || opcode == LIO_RECVMSG || opcode == LIO_RECVFROM;
-}
-
-static void complete_operation(lio_backend *b, uint32_t number, const struct uring_cqe *cqe)
-{
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    uring_state *state = state_of(b);
-    int64_t result = cqe->res;
-    int64_t data = -1, detail = -1;
-    bool cancelling = slot->state == LIO_STATE_CANCELLING;
-    if (waits_by_poll(&slot->op)) {
-        complete_send(b, number, result);
-        return;
-    }
-    if (result == -EINTR && !cancelling && slot->op.opcode != LIO_CLOSE) {
-        once_more(b, number, STAGE_AGAIN, true); /* a signal of ours, not the operation's end */
-        return;
-    }
-    if (lio_uring_wants_pool(&slot->op)) {
-        if (!state->pool.ring_registered) {
-            complete_pooled(b, number, result);
-            return;
-        }
-        if (result == -ENOBUFS) {
-            /* All buffers are in records that nobody has read yet. */
-            lio_uring_pool_more(&state->pool);
-            if (cancelling)
-                complete(b, number, -ECANCELED, -1, -1);
-            else
-                once_more(b, number, STAGE_AGAIN, false);
-            return;
-        }
-        if (cqe->flags & URING_CQE_BUFFER) {
-            uint32_t buffer = cqe->flags >> URING_CQE_BUFFER_SHIFT;
-            if (result > 0)
-                data = lio_uring_pool_hold(&state->pool, buffer);
-            else
-                lio_uring_pool_drop(&state->pool, buffer);
-        }
-    }
-    if (result >= 0 && brings_msg(slot->op.opcode)) {
-        lio_msg *msg = lio_uring_pool_msg(&state->pool, &detail);
-        assert(msg != NULL);
-        lio_uring_read_msg(slot, lio_extra_at(&b->store, number), msg);
-    }
-    if (slot->op.opcode == LIO_POLL && result > 0) {
-        result = lio_uring_poll_result(slot->op.flags, (int32_t)result);
-        if (result == 0 && !cancelling) {
-            park_half_closed(b, number);
-            return;
-        }
-        result = result == 0 ? -ECANCELED : result;
-    }
-    complete(b, number, result, data, detail);
-}
-
-static void take_wake(lio_backend *b)
-{
-    uint64_t count;
-    state_of(b)->wake_armed = false;
-    b->stats.syscalls++;
-    if (read(b->wake_fd, &count, sizeof count) == sizeof count)
-        b->woken = true;
-}
-
-/* Takes what the completion queue has; returns how many entries that were. */
-static uint32_t reap(lio_backend *b)
-{
-    uring_state *state = state_of(b);
-    const struct uring_cqe *cqe;
-    uint32_t count = 0;
-    while ((cqe = lio_ring_peek(&state->ring)) != NULL) {
-        if (cqe->user_data == TOKEN_WAKE) {
-            take_wake(b);
-        } else if (cqe->user_data == TOKEN_HALF_CLOSED) {
-            take_half_closed(b);
-        } else if (cqe->user_data != TOKEN_INTERNAL) {
-            uint32_t number = lio_store_resolve(&b->store, cqe->user_data);
-            assert(number != LIO_NO_SLOT);
-            if (brings_msg(lio_slot_at(&b->store, number)->op.opcode) &&
-                lio_uring_pool_msg_full(&state->pool))
-                break; /* room for it comes with the next recycle */
-            complete_operation(b, number, cqe);
-        }
-        lio_ring_seen(&state->ring);
-        count++;
-    }
-    return count;
-}
-
-/* -- submission -------------------------------------------------------------------- */
 
 static bool add_cancel(uring_state *state, uint64_t token)
 {
@@ -325,7 +65,7 @@ static bool add_cancel(uring_state *state, uint64_t token)
 /* Cancels that found no room go before anything new. Rare: walks all slots. */
 static void add_due_cancels(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     uint32_t slots = b->store.fresh;
     for (uint32_t number = 0; number < slots && state->cancels_due != 0; number++) {
         lio_slot *slot = lio_slot_at(&b->store, number);
@@ -371,14 +111,14 @@ static bool runs_inline(const uring_state *state, uint8_t opcode)
 /* False: there is no buffer for it now; it is back in the queue. */
 static bool choose_buffer(lio_backend *b, uint32_t number, struct uring_sqe *sqe)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     lio_slot *slot = lio_slot_at(&b->store, number);
     if (state->pool.ring_registered) {
         sqe->flags |= URING_SQE_BUFFER_SELECT;
         sqe->buf_group = LIO_POOL_GROUP;
         return true;
     }
-    if (slot->stage != STAGE_RECEIVING) {
+    if (slot->stage != STAGE_RECEIVING && !(slot->op.flags & MSG_DONTWAIT)) {
         memset(sqe, 0, sizeof *sqe);
         lio_uring_encode_poll(sqe, slot->op.fd, LIO_POLL_READ);
         slot->stage = STAGE_POLLING;
@@ -386,40 +126,36 @@ static bool choose_buffer(lio_backend *b, uint32_t number, struct uring_sqe *sqe
     }
     uint32_t buffer = lio_uring_pool_take(&state->pool);
     if (buffer == LIO_NO_BUFFER) {
-        once_more(b, number, STAGE_RECEIVING, false);
+        lio_uring_once_more(b, number, STAGE_RECEIVING, false);
         return false;
     }
     slot->aux = buffer;
+    slot->stage = STAGE_RECEIVING;
     lio_uring_point_at(sqe, slot, lio_extra_at(&b->store, number),
                        lio_uring_pool_at(&state->pool, buffer));
     sqe->op_flags |= MSG_DONTWAIT; /* the buffer must not wait with it */
     return true;
 }
 
-/* A kernel without registered files: look whether the number still names the file. */
-static bool names_same_file(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
-{
-    struct stat st;
-    b->stats.syscalls++;
-    return fstat((int)fd, &st) == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
-           entry->identity[1] == (uint64_t)st.st_ino;
-}
-
 static void add_operation(lio_backend *b, uint32_t number)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     lio_slot *slot = lio_slot_at(&b->store, number);
     lio_slot_extra *extra = lio_extra_at(&b->store, number);
     const lio_fd_entry *entry =
         lio_opcode_has_fd(slot->op.opcode) ? lio_fd_find(&b->store, slot->op.fd) : NULL;
-    if (entry != NULL && entry->adopted && !entry->armed &&
-        !names_same_file(b, entry, slot->op.fd)) {
-        complete(b, number, -EBADF, -1, -1);
+    uint8_t opcode = slot->op.opcode;
+    bool fixed = entry != NULL && entry->armed && opcode != LIO_SPLICE && opcode != LIO_TEE &&
+                 !runs_inline(state, opcode);
+    b->stats.flushed += slot->stage == STAGE_NEW;
+    if (entry != NULL && entry->adopted && !fixed &&
+        !lio_uring_names_same_file(b, entry, slot->op.fd)) {
+        lio_uring_complete(b, number, -EBADF, -1, -1);
         return;
     }
-    if (runs_inline(state, slot->op.opcode)) {
+    if (runs_inline(state, opcode)) {
         b->stats.syscalls++;
-        complete(b, number, run_inline(&slot->op, extra), -1, -1);
+        lio_uring_complete(b, number, run_inline(&slot->op, extra), -1, -1);
         return;
     }
     struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
@@ -428,24 +164,41 @@ static void add_operation(lio_backend *b, uint32_t number)
     if (slot->stage == STAGE_WRITABLE) {
         memset(sqe, 0, sizeof *sqe);
         lio_uring_encode_poll(sqe, slot->op.fd, LIO_POLL_WRITE);
-    } else if (waits_by_poll(&slot->op)) {
+    } else if (lio_uring_waits_by_poll(&slot->op)) {
         sqe->op_flags |= MSG_DONTWAIT;
     }
     if (lio_uring_wants_pool(&slot->op) && !choose_buffer(b, number, sqe)) {
         state->ring.sq_local--;
         return;
     }
-    if (entry != NULL && entry->armed && slot->op.opcode != LIO_SPLICE &&
-        slot->op.opcode != LIO_TEE)
+    if (fixed)
         sqe->flags |= URING_SQE_FIXED_FILE; /* the index is the number */
     sqe->user_data = lio_store_token(slot, number);
+}
+
+/* Submits the entries that the ring's queue has, without collecting. An old kernel stops
+ * after an entry that it refuses, and any stops when it is short of memory. */
+static int hand_over(lio_backend *b)
+{
+    lio_ring *ring = &lio_uring_of(b)->ring;
+    uint32_t left;
+    while ((left = lio_ring_unsubmitted(ring)) != 0) {
+        int done = lio_ring_enter(ring, 0, 0, false);
+        if (done == -EBUSY) { /* a backlog of completions: make room first */
+            lio_uring_reap(b);
+            done = lio_ring_enter(ring, 0, 0, true);
+        }
+        if (lio_ring_unsubmitted(ring) == left)
+            return done < 0 && done != -EBUSY && done != -EINTR ? done : -EAGAIN;
+    }
+    return 0;
 }
 
 /* Makes submission entries of what is queued, and submits only when the ring's queue is
  * full: the rest goes down with the enter that collects. */
 static int fill(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     uint32_t limit = b->store.queued; /* what comes back meanwhile waits for the next round */
     if (!state->wake_armed)
         state->wake_armed = add_watch(state, b->wake_fd, TOKEN_WAKE);
@@ -455,54 +208,112 @@ static int fill(lio_backend *b)
         add_due_cancels(b);
     while (limit-- != 0 && b->store.queue.head != LIO_NO_SLOT) {
         if (lio_ring_unsubmitted(&state->ring) == state->ring.sq_entries) {
-            int done = lio_ring_enter(&state->ring, 0, 0, false);
-            if (done == -EBUSY) /* a backlog of completions: make room first */
-                done = lio_ring_enter(&state->ring, 0, 0, true);
-            if (done < 0 && done != -EINTR)
-                return done;
+            int error = hand_over(b);
             if (lio_ring_unsubmitted(&state->ring) == state->ring.sq_entries)
-                return -EAGAIN;
+                return error;
         }
         uint32_t number = lio_store_next(&b->store);
         if (number == LIO_NO_SLOT)
             break;
         add_operation(b, number);
-        b->stats.flushed++;
     }
     return 0;
 }
 
+/* With DEFER_TASKRUN the kernel tells nobody who polls the ring that there is work to run: a
+ * poll that begins later sees it, one that sleeps sleeps on. It does tell an eventfd. That
+ * costs a little with every completion, so there is none until somebody waits that way. */
+static void make_bell(lio_backend *b)
+{
+    uring_state *state = lio_uring_of(b);
+    if (state->bell_fd >= 0 || !(state->ring.capabilities & LIO_CAP_DEFER_TASKRUN))
+        return;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return;
+    if (lio_ring_register(&state->ring, URING_REGISTER_EVENTFD, &fd, 1) < 0)
+        close(fd);
+    else
+        __atomic_store_n(&state->bell_fd, fd, __ATOMIC_RELEASE);
+}
+
+static void make_wanted_bell(lio_backend *b)
+{
+    if (__atomic_load_n(&lio_uring_of(b)->bell_wanted, __ATOMIC_RELAXED))
+        make_bell(b);
+}
+
+/* What has yet to reach the kernel: a thread in lio_wait_ready would wait for it in vain. */
+static void note_leftovers(lio_backend *b)
+{
+    const uring_state *state = lio_uring_of(b);
+    const lio_half_closed *half = &state->half_closed;
+    if (lio_ring_unsubmitted(&state->ring) != 0 || (half->waiting != 0 && !half->armed))
+        __atomic_store_n(&b->unsubmitted, 1, __ATOMIC_SEQ_CST);
+}
+
 static int uring_submit(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    make_wanted_bell(b);
     int error = fill(b);
-    if (error != 0 || lio_ring_unsubmitted(&state->ring) == 0)
-        return error;
-    int done = lio_ring_enter(&state->ring, 0, 0, false);
-    return done == -EBUSY || done == -EINTR || done >= 0 ? 0 : done;
+    if (error == 0)
+        error = hand_over(b);
+    note_leftovers(b);
+    return error;
 }
 
 /* -- waiting ----------------------------------------------------------------------- */
 
+/* 1: there is something to collect or a wake. 0: the time is over, or the bell only told of
+ * what has been collected since. */
 static int poll_fds(lio_backend *b, int64_t timeout_ns)
 {
-    struct pollfd fds[2] = {{.fd = state_of(b)->ring.fd, .events = POLLIN},
-                            {.fd = b->wake_fd, .events = POLLIN}};
+    const uring_state *state = lio_uring_of(b);
+    int bell_fd = __atomic_load_n(&state->bell_fd, __ATOMIC_ACQUIRE);
+    struct pollfd fds[3] = {{.fd = state->ring.fd, .events = POLLIN},
+                            {.fd = b->wake_fd, .events = POLLIN},
+                            {.fd = bell_fd, .events = POLLIN}};
     struct timespec ts = {.tv_sec = timeout_ns / 1000000000,
                           .tv_nsec = timeout_ns % 1000000000};
-    int ready = ppoll(fds, 2, timeout_ns < 0 ? NULL : &ts, NULL);
-    return ready < 0 ? -errno : ready > 0;
+    int ready = ppoll(fds, 3, timeout_ns < 0 ? NULL : &ts, NULL);
+    if (ready <= 0)
+        return ready < 0 ? -errno : 0;
+    if (fds[0].revents != 0 || fds[1].revents != 0)
+        return 1;
+    uint64_t rings;
+    ssize_t done = read(bell_fd, &rings, sizeof rings);
+    (void)done; /* another thread may have been quicker */
+    return 0;
 }
+
+#define DEAF_SLICE_NS INT64_C(1000000)
 
 static int uring_wait_ready(lio_backend *b, int64_t timeout_ns)
 {
-    return poll_fds(b, timeout_ns);
+    uring_state *state = lio_uring_of(b);
+    int64_t deadline = lio_deadline(timeout_ns);
+    for (;;) {
+        /* Only the owner may make the bell, and does when it is here next. */
+        bool deaf = (state->ring.capabilities & LIO_CAP_DEFER_TASKRUN) &&
+                    __atomic_load_n(&state->bell_fd, __ATOMIC_ACQUIRE) < 0;
+        if (deaf)
+            __atomic_store_n(&state->bell_wanted, true, __ATOMIC_RELAXED);
+        bool sliced = deaf && (timeout_ns < 0 || timeout_ns > DEAF_SLICE_NS);
+        int ready = poll_fds(b, sliced ? DEAF_SLICE_NS : timeout_ns);
+        if (ready > 0 || (ready < 0 && ready != -EINTR))
+            return ready;
+        if (deadline == INT64_MAX)
+            continue;
+        timeout_ns = deadline - lio_now();
+        if (timeout_ns <= 0)
+            return 0;
+    }
 }
 
 /* Collects without waiting, if there is anything to submit or to collect. */
 static int collect(lio_backend *b)
 {
-    lio_ring *ring = &state_of(b)->ring;
+    lio_ring *ring = &lio_uring_of(b)->ring;
     /* Without the flag only the kernel knows whether something is due: ask it, once. */
     bool ask = !(ring->capabilities & LIO_CAP_TASKRUN_FLAG);
     for (int round = 0; round < 64; round++) {
@@ -513,7 +324,7 @@ static int collect(lio_backend *b)
             return 0;
         ask = false;
         int done = lio_ring_enter(ring, 0, 0, true);
-        uint32_t count = reap(b);
+        uint32_t count = lio_uring_reap(b);
         if (done < 0 && done != -EBUSY && done != -EAGAIN)
             return done;
         if (done <= 0 && count == 0)
@@ -529,46 +340,50 @@ static void pause_shortly(lio_backend *b)
     nanosleep(&moment, NULL);
 }
 
+/* A kernel without time-outs of its own: the ring's descriptor tells when there is something
+ * to collect. */
+static int wait_by_poll(lio_backend *b, int64_t left)
+{
+    lio_ring *ring = &lio_uring_of(b)->ring;
+    int done = lio_ring_enter(ring, 0, 0, true);
+    if (done < 0 || lio_ring_peek(ring) != NULL || lio_ring_unsubmitted(ring) != 0)
+        return done;
+    b->stats.syscalls++;
+    make_bell(b);
+    done = poll_fds(b, left);
+    return done < 0 ? done : lio_ring_enter(ring, 0, 0, true);
+}
+
 /* Blocks for a completion. -EINTR: a signal came first. */
 static int block(lio_backend *b, int64_t deadline_ns)
 {
-    uring_state *state = state_of(b);
+    lio_ring *ring = &lio_uring_of(b)->ring;
     int64_t left = -1;
     if (deadline_ns != INT64_MAX) {
         left = deadline_ns - lio_now();
         if (left < 0)
             left = 0;
     }
-    int done;
-    if (left < 0 || (state->ring.capabilities & LIO_CAP_EXT_ARG)) {
-        done = lio_ring_enter(&state->ring, 1, left, true);
-    } else {
-        done = lio_ring_enter(&state->ring, 0, 0, true);
-        if (done >= 0 && lio_ring_peek(&state->ring) == NULL) {
-            b->stats.syscalls += 2;
-            done = poll_fds(b, left);
-            if (done >= 0)
-                done = lio_ring_enter(&state->ring, 0, 0, true);
-        }
-    }
-    uint32_t count = reap(b);
-    if (done == -ETIME || done == -EBUSY || count != 0)
+    bool polls = left >= 0 && !(ring->capabilities & LIO_CAP_EXT_ARG);
+    int done = polls ? wait_by_poll(b, left) : lio_ring_enter(ring, 1, left, true);
+    if (lio_uring_reap(b) != 0 || done == -ETIME || done == -EBUSY)
         return 0;
-    if (done == -EAGAIN) {
+    if (done == -EAGAIN || (done >= 0 && lio_ring_unsubmitted(ring) != 0)) {
         /* The kernel is short of memory for requests; ours stay in the queue. */
         pause_shortly(b);
         return 0;
     }
-    if (done < 0)
-        return done;
+    if (done <= 0 || polls)
+        return done < 0 ? done : 0;
     /* The kernel reports what it submitted rather than the signal that ended the wait. */
     return deadline_ns == INT64_MAX || lio_now() < deadline_ns ? -EINTR : 0;
 }
 
 static int uring_turn(lio_backend *b, int64_t deadline_ns)
 {
+    make_wanted_bell(b);
     for (int again = 0;;) {
-        reap(b); /* before fill: what has to go once more goes now */
+        lio_uring_reap(b); /* before fill: what has to go once more goes now */
         int error = fill(b);
         if (error != 0 && error != -EAGAIN)
             return error;
@@ -596,12 +411,13 @@ static int uring_turn(lio_backend *b, int64_t deadline_ns)
 
 static int uring_cancel(lio_backend *b, uint32_t number)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     lio_slot *slot = lio_slot_at(&b->store, number);
     uint64_t token = lio_store_token(slot, number);
     if (slot->stage == STAGE_HALF_CLOSED) { /* the ring knows nothing of it */
         state->half_closed.waiting--;
-        complete(b, number, slot->moved != 0 ? (int64_t)slot->moved : -ECANCELED, -1, -1);
+        lio_uring_complete(b, number, slot->moved != 0 ? (int64_t)slot->moved : -ECANCELED, -1,
+                           -1);
         return 0;
     }
     if (add_cancel(state, token))
@@ -616,7 +432,7 @@ static int uring_cancel(lio_backend *b, uint32_t number)
 
 static void make_file_table(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     struct rlimit limit;
     state->table_refused = true;
     if (!(b->capabilities & LIO_CAP_FIXED_FILES) || getrlimit(RLIMIT_NOFILE, &limit) != 0)
@@ -632,7 +448,7 @@ static void make_file_table(lio_backend *b)
 
 static int uring_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     if (state->table_size == 0 && !state->table_refused)
         make_file_table(b);
     if (fd < (lio_fd)state->table_size) {
@@ -644,31 +460,40 @@ static int uring_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
     return 1;
 }
 
-/* Asks for the end of all that the kernel has of one descriptor; returns whether there was
- * anything. */
-static bool cancel_all_of(lio_backend *b, const lio_fd_entry *entry)
+/* Asks for the end of what the kernel has of one operation. False: it has nothing. */
+static bool cancel_submitted(lio_backend *b, uint32_t number)
+{
+    uint8_t state = lio_slot_at(&b->store, number)->state;
+    if (state == LIO_STATE_SUBMITTED) {
+        lio_store_cancelling(&b->store, number);
+        uring_cancel(b, number);
+    }
+    return state == LIO_STATE_SUBMITTED || state == LIO_STATE_CANCELLING;
+}
+
+/* The same for all of one descriptor; false: there is nothing. */
+static bool cancel_all_of(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
 {
     bool any = false;
     uint32_t next;
     for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT; number = next) {
-        const lio_slot *slot = lio_slot_at(&b->store, number);
-        next = slot->fd_next;
-        any = true;
-        if (slot->state == LIO_STATE_SUBMITTED) {
-            lio_store_cancelling(&b->store, number);
-            uring_cancel(b, number);
-        }
+        next = lio_slot_at(&b->store, number)->fd_next;
+        any = cancel_submitted(b, number) || any;
+    }
+    for (uint32_t number = 0; b->store.pairs != 0 && number < b->store.fresh; number++) {
+        if (lio_slot_reaches(lio_slot_at(&b->store, number), fd))
+            any = cancel_submitted(b, number) || any;
     }
     return any;
 }
 
-static int uring_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
+/* A request holds its file: the peer would see no end before it is over. A file operation that
+ * a kernel worker runs can take long; it is left to end by itself. */
+static int end_all_of(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     int64_t until = 0;
-    /* A request holds its file: the peer would see no end before it is over. A file
-     * operation that a kernel worker runs can take long; it is left to end by itself. */
-    while (cancel_all_of(b, entry)) {
+    while (cancel_all_of(b, entry, fd)) {
         if (until == 0)
             until = lio_now() + RELEASE_PATIENCE_NS;
         else if (lio_now() > until)
@@ -678,23 +503,31 @@ static int uring_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
         int done = lio_ring_enter(&state->ring, 0, 0, true);
         if (done < 0 && done != -EINTR && done != -EBUSY && done != -EAGAIN)
             return done;
-        if (reap(b) == 0)
+        if (lio_uring_reap(b) == 0)
             pause_shortly(b);
         if (lio_ring_peek(&state->ring) != NULL)
             break; /* no room for more addresses; the next wait has it */
     }
+    return 0;
+}
+
+static int uring_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
+{
+    uring_state *state = lio_uring_of(b);
+    int error = end_all_of(b, entry, fd);
     lio_half_closed_forget(&state->half_closed, (int)fd);
     if (!entry->armed)
-        return 0;
+        return error;
     entry->armed = 0;
-    return lio_uring_update_file(&state->ring, (uint32_t)fd, -1);
+    int left = lio_uring_update_file(&state->ring, (uint32_t)fd, -1);
+    return error != 0 ? error : left;
 }
 
 /* -- life -------------------------------------------------------------------------- */
 
 static bool uring_supports(const lio_backend *b, const lio_op *op)
 {
-    const uring_state *state = state_of(b);
+    const uring_state *state = lio_uring_of(b);
     return state->offered[lio_uring_opcode(op->opcode)] || runs_inline(state, op->opcode);
 }
 
@@ -703,6 +536,7 @@ static int uring_init(lio_backend *b)
     uring_state *state = calloc(1, sizeof *state);
     if (state == NULL)
         return -ENOMEM;
+    state->bell_fd = -1;
     state->half_closed.fd = -1;
     int error = lio_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES, b->without);
     if (error != 0) {
@@ -741,7 +575,7 @@ static int uring_init(lio_backend *b)
 
 static void uring_recycle(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     b->stats.syscalls += state->ring.syscalls;
     state->ring.syscalls = 0;
     lio_uring_pool_recycle(&state->pool);
@@ -749,10 +583,11 @@ static void uring_recycle(lio_backend *b)
 
 static void uring_handed_out(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     b->stats.syscalls += state->ring.syscalls;
     state->ring.syscalls = 0;
     lio_uring_pool_handed_out(&state->pool);
+    note_leftovers(b);
 }
 
 static int uring_wake(lio_backend *b)
@@ -787,9 +622,9 @@ static void discard_rights(const lio_slot *slot, const lio_slot_extra *extra)
 /* Throws away what is done; returns whether anything is still with the kernel. */
 static bool drain(lio_backend *b)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     bool pending = false;
-    reap(b);
+    lio_uring_reap(b);
     uint32_t slots = b->store.fresh;
     for (uint32_t number = 0; number < slots; number++) {
         lio_slot *slot = lio_slot_at(&b->store, number);
@@ -819,7 +654,7 @@ static bool drain(lio_backend *b)
 
 static void uring_close(lio_backend *b, bool forked)
 {
-    uring_state *state = state_of(b);
+    uring_state *state = lio_uring_of(b);
     bool pending = false;
     if (!forked) {
         int64_t until = lio_now() + CLOSE_PATIENCE_NS;
@@ -831,8 +666,14 @@ static void uring_close(lio_backend *b, bool forked)
                 pause_shortly(b);
         }
     }
+    /* The end of a ring is asynchronous, and the peers of registered sockets would wait for
+     * theirs. With a request still out this would wait for it. */
+    if (!forked && !pending && state->table_size != 0)
+        lio_ring_register(&state->ring, URING_UNREGISTER_FILES, NULL, 0);
     lio_half_closed_close(&state->half_closed);
     lio_ring_close(&state->ring, forked);
+    if (state->bell_fd >= 0)
+        close(state->bell_fd);
     if (pending) {
         /* A worker of the kernel still has memory of ours, on a file that does not answer.
          * Rather leak it than let it be written after somebody else got it. */

@@ -50,6 +50,8 @@ enum uring_sq_flag {
 };
 
 enum uring_register {
+    URING_UNREGISTER_FILES = 3,
+    URING_REGISTER_EVENTFD = 4,
     URING_REGISTER_FILES_UPDATE = 6,
     URING_REGISTER_PROBE = 8,
     URING_REGISTER_FILES2 = 13,

@@ -18,6 +18,7 @@ CSRC = ROOT / "csrc"
 PORTABLE = ["lio.c", "backend.c", "op_store.c"]
 LINUX = [
     "uring.c",
+    "uring_complete.c",
     "uring_encode.c",
     "uring_half_closed.c",
     "uring_pool.c",

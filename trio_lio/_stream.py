@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _receive, _send = lib.lio_py_receive, lib.lio_py_send_all
+_SIZE_MAX = 0x7FFFFFFF
 
 trio_method: dict[str, Callable[..., Any]] = {}
 
@@ -37,7 +38,7 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
         max_bytes = DEFAULT_RECEIVE_SIZE
     sock = self.socket
     manager = manager_of(sock) if type(sock) is SocketType else None
-    if manager is None or type(max_bytes) is not int or max_bytes < 1:
+    if manager is None or type(max_bytes) is not int or not 0 < max_bytes <= _SIZE_MAX:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
     fd = sock._sock.fileno()
     if fd < 0:
@@ -69,8 +70,9 @@ async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
         return await trio_method["send_all"](self, data)  # type: ignore[no-any-return]
     detector._held = True
     try:
+        memory = data if type(data) is bytes else ffi.from_buffer(memoryview(data))
         op = manager.take(KIND_SEND_ALL)
-        op.keep = memory = data if type(data) is bytes else ffi.from_buffer(memoryview(data))
+        op.keep = memory
         op.want = length = len(memory)
         code = _send(manager.handle, op.id, fd, memory, length)
         if code == 0:

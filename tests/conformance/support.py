@@ -90,7 +90,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def pattern(size: int, seed: int = 0) -> bytes:
     """Bytes in which a lost, doubled or moved part shows."""
-    start = seed * 1_000_003
+    start = seed * 1_000_003 % 2**31
     words = array.array("I", range(start, start + size // 4 + 1)).tobytes()
     return words[:size]
 

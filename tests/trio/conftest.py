@@ -13,9 +13,10 @@ import pytest
 import trio
 import trio._core._run
 import trio.testing
-from .support import OLD_KERNEL, open_fds
 
 import trio_lio
+
+from .support import OLD_KERNEL, Notes, Pair, connected, notes, open_fds
 
 VARIANTS = {
     "uring": ("uring", ""),
@@ -24,7 +25,7 @@ VARIANTS = {
     "uring-old-kernel": ("uring", OLD_KERNEL),
 }
 
-HANGS_AFTER = 45.0
+HANGS_AFTER = 30.0
 DEAD_AFTER = 75.0
 
 
@@ -37,7 +38,7 @@ def watchdog() -> Iterator[None]:
         pytest.fail(f"hangs: not over after {HANGS_AFTER} s")
 
     before = signal.signal(signal.SIGALRM, hangs)
-    signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER, 5)
+    signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER, 25)
     faulthandler.dump_traceback_later(DEAD_AFTER, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -87,19 +88,47 @@ _of_stock: dict[tuple[str, ...], Any] = {}
 
 
 @pytest.fixture
-def same_as_stock(
-    run: Callable[..., Any], request: pytest.FixtureRequest
-) -> Callable[..., Any]:
+def same_as_stock(run: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a function on stock Trio and on lio: both must come to the same."""
+
+    def compare(async_fn: Callable[..., Any], *args: Any) -> Any:
+        stock = trio.run(async_fn, *args)
+        ours = run(async_fn, *args)
+        assert ours == stock
+        return ours
+
+    return compare
+
+
+@pytest.fixture
+def same_on_each(run: Callable[..., Any], request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Runs a case on stock Trio and on lio, on each kind of socket."""
     parameters = {k: v for k, v in request.node.callspec.params.items() if k != "backend"}
     key = (request.node.originalname, *map(str, parameters.items()))
 
-    def compare(async_fn: Callable[..., Any], *args: Any) -> Any:
-        # Functions without arguments may be told apart by what they name of their test.
-        if not args or key not in _of_stock:
-            _of_stock[key] = trio.run(async_fn, *args)
-        ours = run(async_fn, *args)
-        assert ours == _of_stock[key]
+    async def on_each_kind(
+        case: Callable[[Pair], Any], taken: dict[str, Notes]
+    ) -> dict[str, Any]:
+        found = {}
+
+        async def on_one(kind: str) -> None:
+            notes.set(taken[kind])
+            with connected(kind) as pair:
+                found[kind] = pair.plain(await case(pair))
+
+        async with trio.open_nursery() as nursery:
+            for kind in taken:
+                nursery.start_soon(on_one, kind)
+        return found
+
+    def compare(case: Callable[[Pair], Any], kinds: list[str]) -> dict[str, Any]:
+        if key not in _of_stock:
+            taken = {kind: Notes() for kind in kinds}
+            _of_stock[key] = trio.run(on_each_kind, case, taken), taken
+        stock, taken = _of_stock[key]
+        taken = {kind: Notes(of_kind.waited, complete=True) for kind, of_kind in taken.items()}
+        ours: dict[str, Any] = run(on_each_kind, case, taken)
+        assert ours == stock
         return ours
 
     return compare

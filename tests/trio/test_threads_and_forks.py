@@ -10,9 +10,10 @@ from typing import Any
 
 import trio
 import trio.testing
-from .support import half_foreign_pair, pattern, receive_exactly, tcp_pair
 
 import trio_lio
+
+from .support import half_foreign_pair, pattern, receive_exactly, tcp_pair
 
 Run = Callable[..., Any]
 

@@ -1,0 +1,237 @@
+"""Time-outs, timers, wake-ups and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from trio_lio.backends import SIGNAL, WAKE, IoBackend, Op, OpCompleted
+
+from .support import Sockets, collect, is_idle, new_id, run, submit
+
+
+def test_zero_polls(backend: IoBackend) -> None:
+    assert backend.wait_timeout(0) == []
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.03])
+def test_a_wait_lasts_as_long_as_asked(backend: IoBackend, seconds: float) -> None:
+    before = time.monotonic()
+    assert backend.wait_timeout(seconds) == []
+    assert time.monotonic() - before >= seconds
+
+
+def test_a_wait_without_an_end_ends_with_a_completion(backend: IoBackend) -> None:
+    backend.push(1, Op.timeout(0.02))
+    assert backend.wait_timeout(None) == [OpCompleted(1, 0)]
+
+
+def test_a_long_wait_ends_with_a_completion(backend: IoBackend) -> None:
+    backend.push(1, Op.timeout(0.02))
+    before = time.monotonic()
+    assert backend.wait_timeout(100_000) == [OpCompleted(1, 0)]
+    assert time.monotonic() - before >= 0.02
+
+
+def test_timers_end_in_the_order_of_their_times(backend: IoBackend) -> None:
+    for op_id, seconds in ((3, 0.06), (1, 0.0), (2, 0.03)):
+        backend.push(op_id, Op.timeout(seconds))
+    order: list[int] = []
+    while len(order) < 3:
+        order += [done.op_id for done in backend.wait_timeout(None)]
+    assert order == [1, 2, 3]
+
+
+def test_a_timer_for_ever_is_only_cancelled(backend: IoBackend) -> None:
+    op_id = submit(backend, Op.timeout(None))
+    assert backend.wait_timeout(0.01) == []
+    assert backend.cancel(op_id) is False
+    assert collect(backend, [op_id])[op_id].cancelled
+
+
+def test_a_wait_flushes_first(backend: IoBackend) -> None:
+    backend.push(1, Op.nop())
+    assert backend.wait_timeout(None) == [OpCompleted(1, 0)]
+
+
+def test_flush_says_how_many(backend: IoBackend) -> None:
+    assert backend.flush() == 0
+    for op_id in range(5):
+        backend.push(op_id, Op.nop())
+    assert backend.flush() == 5
+    assert backend.flush() == 0
+    collect(backend, range(5))
+
+
+def test_wake_before_a_wait(backend: IoBackend) -> None:
+    backend.wake()
+    assert backend.wait_timeout(None) == [OpCompleted(WAKE, 0)]
+    assert backend.wait_timeout(0.001) == []
+
+
+def test_wakes_coalesce(backend: IoBackend) -> None:
+    for _ in range(1000):
+        backend.wake()
+    assert backend.wait_timeout(None) == [OpCompleted(WAKE, 0)]
+    assert backend.wait_timeout(0.001) == []
+
+
+def test_wake_during_a_wait(backend: IoBackend) -> None:
+    for _ in range(50):
+        timer = threading.Timer(0.002, backend.wake)
+        timer.start()
+        assert backend.wait_timeout(None) == [OpCompleted(WAKE, 0)]
+        timer.join()
+
+
+def test_no_wake_is_lost(backend: IoBackend) -> None:
+    """Each wake is answered before the next: two of them must never become none."""
+    rounds = 2000
+    answered = threading.Semaphore(0)
+
+    def wakes() -> None:
+        for _ in range(rounds):
+            backend.wake()
+            answered.acquire()
+
+    thread = threading.Thread(target=wakes)
+    thread.start()
+    for _ in range(rounds):
+        assert backend.wait_timeout(20) == [OpCompleted(WAKE, 0)]
+        answered.release()
+    thread.join()
+
+
+def test_a_wake_comes_beside_completions(backend: IoBackend) -> None:
+    backend.wake()
+    backend.push(1, Op.nop())
+    seen: set[int] = set()
+    while seen != {WAKE, 1}:
+        seen |= {done.op_id for done in backend.wait_timeout(5)}
+    assert is_idle(backend)
+
+
+def test_a_signal_ends_a_wait_and_says_so(backend: IoBackend) -> None:
+    hits: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: hits.append(number))
+    try:
+        target = threading.get_ident()
+        timer = threading.Timer(0.02, signal.pthread_kill, (target, signal.SIGUSR1))
+        timer.start()
+        [done] = backend.wait_timeout(None)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert done.op_id == SIGNAL
+    assert isinstance(done.error, InterruptedError)
+    assert hits == [signal.SIGUSR1]
+
+
+def test_a_signal_ends_a_wait_that_had_something_to_submit(
+    backend: IoBackend, adopted: Sockets
+) -> None:
+    """The kernel reports what it submitted rather than the signal that came."""
+    ours, theirs = adopted.pair()
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        backend.push(1, Op.recv(ours.fileno(), 10))
+        target = threading.get_ident()
+        timer = threading.Timer(0.02, signal.pthread_kill, (target, signal.SIGUSR1))
+        timer.start()
+        [done] = backend.wait_timeout(None)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert done.op_id == SIGNAL
+    theirs.send(b"x")
+    assert collect(backend, [1])[1].result == b"x"
+
+
+def test_what_a_handler_raises_loses_nothing(backend: IoBackend, adopted: Sockets) -> None:
+    ours, theirs = adopted.pair()
+
+    def raises(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    backend.push(1, Op.recv(ours.fileno(), 10))
+    before = signal.signal(signal.SIGUSR1, raises)
+    try:
+        timer = threading.Timer(
+            0.02, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)
+        )
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            backend.wait_timeout(None)
+            backend.wait_timeout(None)
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    theirs.send(b"kept")
+    found: list[OpCompleted] = []
+    while not found:
+        found = [done for done in backend.wait_timeout(5) if done.op_id == 1]
+    assert found == [OpCompleted(1, b"kept")]
+
+
+def test_a_wake_from_a_signal_handler(backend: IoBackend) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: backend.wake())
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        seen = {done.op_id for done in backend.wait_timeout(5)}
+        while WAKE not in seen:
+            seen |= {done.op_id for done in backend.wait_timeout(5)}
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_wait_ready_takes_nothing(backend: IoBackend, adopted: Sockets) -> None:
+    ours, theirs = adopted.pair()
+    op_id = submit(backend, Op.recv(ours.fileno(), 10))
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(backend.wait_ready(20)))
+    thread.start()
+    theirs.send(b"here")
+    thread.join()
+    assert answers == [True]
+    assert collect(backend, [op_id])[op_id].result == b"here"
+
+
+def test_wait_ready_ends_with_a_timer_and_with_its_time(backend: IoBackend) -> None:
+    op_id = submit(backend, Op.timeout(0.02))
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(backend.wait_ready(20)))
+    thread.start()
+    thread.join()
+    assert answers == [True]
+    collect(backend, [op_id])
+    deadline = time.monotonic() + 5
+    while backend.wait_ready(0.01):  # something internal may be due, but not for ever
+        backend.wait_timeout(0)
+        assert time.monotonic() < deadline
+
+
+def test_cancel_reaches_a_waiting_thread(backend: IoBackend, adopted: Sockets) -> None:
+    """Guest mode: the owner cancels while another thread waits."""
+    for _ in range(200):
+        ours, _theirs = adopted.pair()
+        op_id = submit(backend, Op.recv(ours.fileno(), 10))
+        answers: list[bool] = []
+        thread = threading.Thread(target=lambda to=answers: to.append(backend.wait_ready(20)))
+        thread.start()
+        backend.cancel(op_id)
+        thread.join()
+        assert answers == [True]
+        done: list[OpCompleted] = []
+        while not done:
+            done = [d for d in backend.wait_timeout(5) if d.op_id != WAKE]
+        assert done[0].cancelled
+        adopted.close()
+
+
+def test_nop_brings_zero(backend: IoBackend) -> None:
+    assert run(backend, Op.nop()) == 0
+    assert new_id() != new_id()

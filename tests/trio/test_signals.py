@@ -1,0 +1,336 @@
+"""Signals and KeyboardInterrupt, wherever the run is at that moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from .support import half_foreign_pair, pattern, statistics, take_now, tcp_pair
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+Run = Callable[..., Any]
+
+
+def deliver(how: str) -> None:
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGINT)
+    elif how == "pthread_kill":
+        assert threading.main_thread().ident is not None
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:  # lands in another thread: only the wake-up descriptor tells the run
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def python_handles_sigint() -> Any:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("how", ["kill", "pthread_kill", "raise_signal"])
+@pytest.mark.parametrize("waits", ["for ever", "for a time", "for data"])
+def test_keyboard_interrupt_while_blocked(waits: str, how: str, run: Run) -> None:
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        with a, b:
+            if waits == "for ever":
+                await trio.sleep_forever()
+            elif waits == "for a time":
+                await trio.sleep(100)
+            else:
+                await a.recv(10)
+
+    timer = threading.Timer(0.05, deliver, [how])
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+    timer.join()
+    assert time.monotonic() - start < 10
+
+
+def test_keyboard_interrupt_between_ticks(run: Run) -> None:
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        with a, b:
+            b.send(b"data")
+            signal.raise_signal(signal.SIGINT)
+            await a.recv(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(main)
+
+
+@pytest.mark.parametrize("method", ["recv", "recv_into", "stream"])
+def test_keyboard_interrupt_in_a_busy_run_loses_nothing(method: str, run: Run) -> None:
+    """However often it comes: what was sent is counted, what was received is in order."""
+    a, b = tcp_pair()
+    data = pattern(4_000_000)
+    got = bytearray()
+    sent = 0
+    over = threading.Event()
+    wanted = threading.Event()
+
+    @trio.lowlevel.enable_ki_protection
+    async def send() -> None:
+        nonlocal sent
+        while sent < len(data):
+            sent += await a.send(memoryview(data)[sent : sent + 20_000])
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive() -> None:
+        while len(got) < len(data):
+            if method == "stream":
+                got.extend(await trio.SocketStream(b).receive_some(30_000))
+            elif method == "recv":
+                got.extend(await b.recv(30_000))
+            else:
+                buffer = bytearray(30_000)
+                got.extend(buffer[: await b.recv_into(buffer)])
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(receive)
+            wanted.set()
+
+    def interrupt() -> None:
+        for _ in range(15):
+            wanted.wait()
+            wanted.clear()
+            if over.wait(0.004):
+                return
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupts = 0
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    while len(got) < len(data):
+        try:
+            run(main)
+        except KeyboardInterrupt:
+            interrupts += 1
+        except BaseExceptionGroup as group:
+            assert group.split(KeyboardInterrupt)[1] is None
+            interrupts += 1
+    over.set()
+    wanted.set()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        thread.join()
+    for sock in a, b:
+        sock._sock.close()
+    assert bytes(got) == data
+    assert interrupts > 0
+
+
+def test_keyboard_interrupt_with_operations_in_flight(run: Run) -> None:
+    """All are cancelled by it; the run ends; each of them can be used again."""
+    pairs = [half_foreign_pair() for _ in range(100)]
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for a, _ in pairs:
+                nursery.start_soon(a.recv, 10)
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+
+    with pytest.raises(BaseException) as caught:
+        run(main)
+    error = caught.value
+    assert isinstance(error, KeyboardInterrupt) or isinstance(
+        error.exceptions[0],  # type: ignore[attr-defined]
+        KeyboardInterrupt,
+    )
+
+    async def again() -> None:
+        for a, b in pairs:
+            b.send(b"data")
+            assert await a.recv(10) == b"data"
+            a.close()
+            b.close()
+
+    run(again)
+
+
+def test_keyboard_interrupt_caught_inside_leaves_the_run_whole(run: Run) -> None:
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        with a, b:
+            for _ in range(50):
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+                    await a.recv(10)
+                    await trio.sleep(0)
+                b.send(b"data")
+                assert await a.recv(10) == b"data"
+            await trio.testing.wait_all_tasks_blocked()
+            assert statistics().operations_in_flight <= 1
+
+    run(main)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_methods_are_protected_from_keyboard_interrupt(run: Run) -> None:
+    """A KeyboardInterrupt must not come between the data and its receiver."""
+
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        with a, b:
+            seen: list[bool] = []
+            stream = trio.SocketStream(a)
+            coroutines = [
+                stream.receive_some(10),
+                stream.send_all(b"x"),
+                a.recv(10),
+                a.recv_into(bytearray(10)),
+                a.recvfrom(10),
+                a.recvfrom_into(bytearray(10)),
+                a.recvmsg(10),
+                a.recvmsg_into([bytearray(10)]),
+                a.send(b"x"),
+                a.sendmsg([b"x"]),
+            ]
+            for coroutine in coroutines:
+                code = coroutine.cr_frame.f_code
+                seen.append(trio._core._ki._CODE_KI_PROTECTION_STATUS_WMAP[code])
+                coroutine.close()
+            assert all(seen), seen
+
+    run(main)
+
+
+def test_open_signal_receiver(run: Run) -> None:
+    async def main() -> None:
+        with trio.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as signals:
+            timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
+            timer.start()
+            assert await signals.__anext__() == signal.SIGUSR1
+            signal.raise_signal(signal.SIGUSR2)
+            assert await signals.__anext__() == signal.SIGUSR2
+            timer.join()
+
+    run(main)
+
+
+def test_many_signals_do_not_disturb_the_traffic(run: Run) -> None:
+    """Each interrupts whatever system call is under way."""
+    hits = 0
+
+    def handler(*_: object) -> None:
+        nonlocal hits
+        hits += 1
+
+    async def main() -> None:
+        a, b = tcp_pair()
+        data = pattern(3_000_000)
+        got = bytearray()
+        with a, b:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.SocketStream(a).send_all, data)
+                while len(got) < len(data):
+                    got += await b.recv(50_000)
+                    if len(got) % 7 == 0:
+                        await trio.sleep(0.001)
+        assert got == data
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    stop = threading.Event()
+
+    def shoot() -> None:
+        while not stop.wait(0.0005):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=shoot)
+    thread.start()
+    try:
+        run(main)
+        run(trio.sleep, 0.1)
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert hits > 10
+
+
+def test_timer_signal_does_not_end_a_sleep_early(run: Run) -> None:
+    hits = 0
+
+    def handler(*_: object) -> None:
+        nonlocal hits
+        hits += 1
+
+    async def main() -> float:
+        start = time.monotonic()
+        await trio.sleep(0.2)
+        return time.monotonic() - start
+
+    before = signal.signal(signal.SIGVTALRM, handler)
+    thread_id = threading.get_ident()
+    stop = threading.Event()
+
+    def shoot() -> None:
+        while not stop.wait(0.01):
+            signal.pthread_kill(thread_id, signal.SIGVTALRM)
+
+    thread = threading.Thread(target=shoot)
+    thread.start()
+    try:
+        assert 0.19 < run(main) < 5
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGVTALRM, before)
+    assert hits > 3
+
+
+def test_sigpipe_never_kills(run: Run) -> None:
+    """Even where the process has asked to die of it."""
+
+    async def main() -> None:
+        for call in (
+            lambda a: a.send(b"x"),
+            lambda a: a.sendmsg([b"x"]),
+            lambda a: trio.SocketStream(a).send_all(b"x"),
+            lambda a: trio.SocketStream(a).send_all(pattern(3_000_000)),
+        ):
+            a, b = half_foreign_pair()
+            with a:
+                b.close()
+                with pytest.raises((BrokenPipeError, trio.BrokenResourceError)):
+                    await call(a)
+            a, b = half_foreign_pair()
+            with a, b:
+                async with trio.open_nursery() as nursery:
+
+                    async def send(a: Any = a, call: Any = call) -> None:
+                        try:
+                            while True:
+                                await call(a)
+                        except (BrokenPipeError, ConnectionResetError, trio.BrokenResourceError):
+                            pass
+
+                    nursery.start_soon(send)
+                    await trio.testing.wait_all_tasks_blocked()
+                    take_now(b, 100)
+                    b.close()
+
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        run(main)
+    finally:
+        signal.signal(signal.SIGPIPE, before)
