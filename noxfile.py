@@ -23,9 +23,6 @@ nox.options.sessions = [
     "lint",
     "typing",
     "tests",
-    "tests_oldest",
-    "docs",
-    "sanitize",
     "trio_suite",
 ]
 
@@ -137,9 +134,15 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", "--cache-dir", str(_place(session) / "mypy"))
 
 
-@nox.session(python=PYTHONS)
+@nox.session
 def tests(session: nox.Session) -> None:
     """The tests against the installed package; arguments after -- go to pytest."""
+    _run_tests(session, _install(session, "test"))
+
+
+@nox.session(python=PYTHONS)
+def matrix(session: nox.Session) -> None:
+    """The tests on every Python that is found."""
     _run_tests(session, _install(session, "test"))
 
 
@@ -175,7 +178,7 @@ def sanitize(session: nox.Session) -> None:
         session.run(*runner, "--valgrind", *session.posargs, external=True)
 
 
-@nox.session(python=FOUND[-1])
+@nox.session
 def trio_suite(session: nox.Session) -> None:
     """Trio's own tests with trio-lio underneath, on each backend."""
     _install(session, "test", "trustme", "pyopenssl")

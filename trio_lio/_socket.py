@@ -52,7 +52,9 @@ _STREAM = stdlib_socket.SOCK_STREAM
 # What a completed receive or send means the same with. MSG_WAITALL, MSG_TRUNC, MSG_ERRQUEUE,
 # MSG_OOB and MSG_DONTWAIT say something about *when* a call returns, or about buffers.
 # Plain numbers: the complement of an enum of flags has no bit that the enum does not know.
-_RECEIVE_FLAGS = int(stdlib_socket.MSG_PEEK) | int(getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0))
+_RECEIVE_FLAGS = int(stdlib_socket.MSG_PEEK) | int(
+    getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
+)
 _SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
     getattr(stdlib_socket, "MSG_MORE", 0)
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import socket as stdlib_socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import resource
 import trio
 import trio.testing
 

@@ -321,7 +321,11 @@ def test_sigpipe_never_kills(run: Run) -> None:
                         try:
                             while True:
                                 await call(a)
-                        except (BrokenPipeError, ConnectionResetError, trio.BrokenResourceError):
+                        except (
+                            BrokenPipeError,
+                            ConnectionResetError,
+                            trio.BrokenResourceError,
+                        ):
                             pass
 
                     nursery.start_soon(send)

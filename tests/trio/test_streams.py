@@ -15,7 +15,6 @@ import trio.testing
 from .support import (
     HAS_IPV6,
     PATIENCE,
-    half_foreign_pair,
     pattern,
     statistics,
     stdlib_tcp_pair,
@@ -140,7 +139,11 @@ def test_tls_server_and_client(run: Run) -> None:
 
             [listener] = await nursery.start(
                 lambda task_status: trio.serve_ssl_over_tcp(
-                    echo, 0, SERVER, host="127.0.0.1", task_status=task_status,
+                    echo,
+                    0,
+                    SERVER,
+                    host="127.0.0.1",
+                    task_status=task_status,
                     https_compatible=True,
                 )  # fmt: skip
             )
@@ -203,7 +206,9 @@ def test_streams_are_those_of_trio(run: Run) -> None:
                 assert isinstance(stream, trio.abc.HalfCloseableStream)
                 assert isinstance(stream.socket, trio.socket.SocketType)
                 assert type(stream.socket._sock) is stdlib_socket.socket
-                assert stream.socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
+                assert stream.socket.getsockopt(
+                    trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY
+                )
         with pytest.raises(TypeError):
             trio.SocketStream(5)  # type: ignore[arg-type]
 

@@ -66,7 +66,9 @@ def test_fd_reused_before_flush(kind: str, known: bool, run: Run) -> None:
 
         async def call() -> None:
             order.append("call")
-            with contextlib.suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with contextlib.suppress(
+                OSError, trio.BrokenResourceError, trio.ClosedResourceError
+            ):
                 if kind == "send_all":
                     await trio.SocketStream(a).send_all(b"secret")
                 elif kind == "sendmsg":
