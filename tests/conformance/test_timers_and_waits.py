@@ -214,24 +214,6 @@ def test_wait_ready_ends_with_a_timer_and_with_its_time(backend: IoBackend) -> N
         assert time.monotonic() < deadline
 
 
-def test_cancel_reaches_a_waiting_thread(backend: IoBackend, adopted: Sockets) -> None:
-    """Guest mode: the owner cancels while another thread waits."""
-    for _ in range(200):
-        ours, _theirs = adopted.pair()
-        op_id = submit(backend, Op.recv(ours.fileno(), 10))
-        answers: list[bool] = []
-        thread = threading.Thread(target=lambda to=answers: to.append(backend.wait_ready(20)))
-        thread.start()
-        backend.cancel(op_id)
-        thread.join()
-        assert answers == [True]
-        done: list[OpCompleted] = []
-        while not done:
-            done = [d for d in backend.wait_timeout(5) if d.op_id != WAKE]
-        assert done[0].cancelled
-        adopted.close()
-
-
 def test_nop_brings_zero(backend: IoBackend) -> None:
     assert run(backend, Op.nop()) == 0
     assert new_id() != new_id()
