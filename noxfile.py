@@ -181,7 +181,7 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def trio_suite(session: nox.Session) -> None:
     """Trio's own tests with trio-lio underneath, on each backend."""
-    _install(session, "test", "trustme", "pyopenssl")
+    _install(session, "test")
     suite = ROOT / "tests" / "trio_suite"
     plugins = ["trio._tests.pytest_plugin", "trio_suite_plugin"]
     arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q"]

@@ -545,8 +545,8 @@ static int settle_queued(lio_backend *b, lio_fd_entry *entry)
     return count;
 }
 
-/* The same for what would move bytes to it. */
-static int settle_queued_to(lio_backend *b, lio_fd fd)
+/* The same for what moves bytes to it, and whose end is asked for if it is submitted. */
+static int settle_to(lio_backend *b, lio_fd fd)
 {
     int count = 0;
     for (uint32_t number = 0; b->store.pairs != 0 && number < b->store.fresh; number++) {
@@ -556,6 +556,9 @@ static int settle_queued_to(lio_backend *b, lio_fd fd)
         if (slot->state == LIO_STATE_QUEUED) {
             b->stats.cancelled++;
             lio_store_complete(&b->store, number, -ECANCELED, -1, -1);
+        } else if (slot->state == LIO_STATE_SUBMITTED) {
+            lio_store_cancelling(&b->store, number);
+            b->vtable->cancel(b, number);
         }
         count++;
     }
@@ -578,6 +581,14 @@ static int identify(lio_backend *b, lio_fd fd, uint64_t identity[2])
     identity[1] = (uint64_t)st.st_ino;
 #endif
     return 0;
+}
+
+/* Whether a number still names the file that was claimed under it. */
+static bool is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
+{
+    uint64_t identity[2];
+    return identify(b, fd, identity) == 0 &&
+           memcmp(identity, entry->identity, sizeof identity) == 0;
 }
 
 int lio_adopt(lio_backend *b, lio_fd fd)
@@ -609,6 +620,7 @@ int lio_adopt(lio_backend *b, lio_fd fd)
     if (adopted > 0)
         memcpy(entry->identity, identity, sizeof identity);
     entry->adopted = adopted > 0;
+    entry->lost = 0;
     return adopted;
 }
 
@@ -623,14 +635,15 @@ int lio_release_fd(lio_backend *b, lio_fd fd)
         b->store.pairs == 0 ? lio_fd_find(&b->store, fd) : lio_fd_get(&b->store, fd);
     if (entry == NULL)
         return b->store.pairs == 0 ? 0 : -ENOMEM;
-    int submitted = settle_queued_to(b, fd), settled = settle_queued(b, entry) + submitted;
-    if (entry->adopted || entry->ops.head != LIO_NO_SLOT || entry->armed || submitted != 0) {
+    int to = settle_to(b, fd), settled = settle_queued(b, entry) + to;
+    if (entry->adopted || entry->ops.head != LIO_NO_SLOT || entry->armed || to != 0) {
         error = b->vtable->release_fd(b, entry, fd);
         entry->adopted = 0;
         entry->generation++;
-        if (error != 0)
-            return error;
     }
+    entry->lost = 0; /* last: the backend may only now have found that it is */
+    if (error != 0)
+        return error;
     error = settled != 0 ? tell_waiters(b) : 0;
     return error < 0 ? error : settled;
 }
@@ -643,10 +656,8 @@ int lio_close_fd(lio_backend *b, lio_fd fd)
     /* Somebody closed the claimed file behind our back and the number is another's by now:
      * that one is not ours to close. */
     const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
-    uint64_t identity[2];
-    bool stranger = entry != NULL && entry->adopted &&
-                    (identify(b, fd, identity) != 0 ||
-                     memcmp(identity, entry->identity, sizeof identity) != 0);
+    bool stranger =
+        entry != NULL && (entry->lost || (entry->adopted && !is_claimed(b, entry, fd)));
     error = lio_release_fd(b, fd);
     if (error < 0 || stranger)
         return error < 0 ? error : -EBADF;

@@ -305,6 +305,7 @@ int64_t lio_store_push(lio_store *store, uint64_t id, const lio_op *op)
     slot->stage = 0;
     slot->holds_gate = 0;
     slot->cancel_due = 0;
+    slot->by_number = 0;
     slot->aux = 0;
     if (op->addr_len != 0) {
         lio_slot_extra *extra = lio_extra_at(store, number);

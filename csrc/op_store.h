@@ -47,6 +47,7 @@ typedef struct lio_slot {
     uint8_t stage;  /* the backend's own; not 0 once the operation was with the kernel */
     uint8_t holds_gate;
     uint8_t cancel_due;        /* the backend's own: the kernel has not been asked yet */
+    uint8_t by_number;         /* the backend's own: lio_slot_extra.identity is filled */
     uint32_t next, prev;       /* on the list that `linked` names */
     uint32_t fd_next, fd_prev; /* on the descriptor's list */
     uint32_t aux;              /* the backend's own */
@@ -59,6 +60,7 @@ typedef struct lio_slot_extra {
         uint8_t bytes[192]; /* a msghdr and an iovec, a timespec, an OVERLAPPED */
         uint64_t align;
     } os;
+    uint64_t identity[2][2]; /* the backend's own: which files op.fd and op.fd2 named */
     uint32_t addr_len;
     uint32_t reserved;
     uint8_t addr[LIO_ADDR_MAX];
@@ -78,6 +80,7 @@ typedef struct lio_fd_entry {
     uint8_t ready;        /* backend: what is known to be due */
     uint8_t armed;        /* backend: what the kernel watches for us */
     uint8_t stream;       /* backend: a stream socket */
+    uint8_t lost;         /* claimed, and found to be another file's since; until released */
     uint64_t identity[2]; /* backend: which file this was at lio_adopt */
     uint32_t round;       /* backend: when that was last seen to be true */
     lio_list parked[2];   /* backend: readers, writers */

@@ -248,6 +248,16 @@ static int accept_now(int fd, struct sockaddr *addr, socklen_t *length)
 #endif
 }
 
+/* Whether an accept would wait for a connection; all that does not listen is an error at once.
+ */
+static bool listens(lio_backend *b, int fd)
+{
+    int value = 0;
+    socklen_t size = sizeof value;
+    b->stats.syscalls++;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &size) == 0 && value != 0;
+}
+
 static lio_attempt try_accept(lio_backend *b, const lio_op *op)
 {
     int fd = (int)op->fd;
@@ -256,8 +266,10 @@ static lio_attempt try_accept(lio_backend *b, const lio_op *op)
         return undone(LIO_NO_ROOM, LIO_READER);
     if (is_blocking(b, fd)) {
         int64_t due = poll_now(b, fd, POLLIN);
-        if (due <= 0)
-            return due < 0 ? done(due) : undone(LIO_NOT_READY, LIO_READER);
+        if (due < 0)
+            return done(due);
+        if (due == 0 && listens(b, fd))
+            return undone(LIO_NOT_READY, LIO_READER);
     }
     socklen_t length = LIO_ADDR_MAX;
     int accepted;

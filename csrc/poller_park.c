@@ -177,6 +177,7 @@ static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
     }
     if (entry->adopted || entry->armed)
         lio_os_forget(b, lio_poller_of(b)->os, fd);
+    entry->lost |= entry->adopted;
     entry->adopted = 0;
     entry->armed = 0;
     entry->generation++;

@@ -78,104 +78,6 @@ static void add_due_cancels(lio_backend *b)
     }
 }
 
-/* The kernels before 6.11 (5.19 for sockets) have no such opcodes, and the calls do not
- * block. */
-static int64_t run_inline(const lio_op *op, const lio_slot_extra *extra)
-{
-    int result;
-    switch (op->opcode) {
-    case LIO_SOCKET:
-        result = socket((int)op->fd, (int)op->flags, (int)op->offset);
-        break;
-    case LIO_BIND:
-        result = bind((int)op->fd, (const struct sockaddr *)(const void *)extra->addr,
-                      extra->addr_len);
-        break;
-    case LIO_LISTEN:
-        result = listen((int)op->fd, op->len > INT32_MAX ? INT32_MAX : (int)op->len);
-        break;
-    default:
-        result = shutdown((int)op->fd, (int)op->flags);
-        break;
-    }
-    return result < 0 ? -errno : result;
-}
-
-static bool runs_inline(const uring_state *state, uint8_t opcode)
-{
-    return (opcode == LIO_SOCKET || opcode == LIO_BIND || opcode == LIO_LISTEN ||
-            opcode == LIO_SHUTDOWN) &&
-           !state->offered[lio_uring_opcode(opcode)];
-}
-
-/* False: there is no buffer for it now; it is back in the queue. */
-static bool choose_buffer(lio_backend *b, uint32_t number, struct uring_sqe *sqe)
-{
-    uring_state *state = lio_uring_of(b);
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    if (state->pool.ring_registered) {
-        sqe->flags |= URING_SQE_BUFFER_SELECT;
-        sqe->buf_group = LIO_POOL_GROUP;
-        return true;
-    }
-    if (slot->stage != STAGE_RECEIVING && !(slot->op.flags & MSG_DONTWAIT)) {
-        memset(sqe, 0, sizeof *sqe);
-        lio_uring_encode_poll(sqe, slot->op.fd, LIO_POLL_READ);
-        slot->stage = STAGE_POLLING;
-        return true;
-    }
-    uint32_t buffer = lio_uring_pool_take(&state->pool);
-    if (buffer == LIO_NO_BUFFER) {
-        lio_uring_once_more(b, number, STAGE_RECEIVING, false);
-        return false;
-    }
-    slot->aux = buffer;
-    slot->stage = STAGE_RECEIVING;
-    lio_uring_point_at(sqe, slot, lio_extra_at(&b->store, number),
-                       lio_uring_pool_at(&state->pool, buffer));
-    sqe->op_flags |= MSG_DONTWAIT; /* the buffer must not wait with it */
-    return true;
-}
-
-static void add_operation(lio_backend *b, uint32_t number)
-{
-    uring_state *state = lio_uring_of(b);
-    lio_slot *slot = lio_slot_at(&b->store, number);
-    lio_slot_extra *extra = lio_extra_at(&b->store, number);
-    const lio_fd_entry *entry =
-        lio_opcode_has_fd(slot->op.opcode) ? lio_fd_find(&b->store, slot->op.fd) : NULL;
-    uint8_t opcode = slot->op.opcode;
-    bool fixed = entry != NULL && entry->armed && opcode != LIO_SPLICE && opcode != LIO_TEE &&
-                 !runs_inline(state, opcode);
-    b->stats.flushed += slot->stage == STAGE_NEW;
-    if (entry != NULL && entry->adopted && !fixed &&
-        !lio_uring_names_same_file(b, entry, slot->op.fd)) {
-        lio_uring_complete(b, number, -EBADF, -1, -1);
-        return;
-    }
-    if (runs_inline(state, opcode)) {
-        b->stats.syscalls++;
-        lio_uring_complete(b, number, run_inline(&slot->op, extra), -1, -1);
-        return;
-    }
-    struct uring_sqe *sqe = lio_ring_sqe(&state->ring);
-    assert(sqe != NULL); /* the caller made room */
-    lio_uring_encode(sqe, slot, extra);
-    if (slot->stage == STAGE_WRITABLE) {
-        memset(sqe, 0, sizeof *sqe);
-        lio_uring_encode_poll(sqe, slot->op.fd, LIO_POLL_WRITE);
-    } else if (lio_uring_waits_by_poll(&slot->op)) {
-        sqe->op_flags |= MSG_DONTWAIT;
-    }
-    if (lio_uring_wants_pool(&slot->op) && !choose_buffer(b, number, sqe)) {
-        state->ring.sq_local--;
-        return;
-    }
-    if (fixed)
-        sqe->flags |= URING_SQE_FIXED_FILE; /* the index is the number */
-    sqe->user_data = lio_store_token(slot, number);
-}
-
 /* Submits the entries that the ring's queue has, without collecting. An old kernel stops
  * after an entry that it refuses, and any stops when it is short of memory. */
 static int hand_over(lio_backend *b)
@@ -215,7 +117,7 @@ static int fill(lio_backend *b)
         uint32_t number = lio_store_next(&b->store);
         if (number == LIO_NO_SLOT)
             break;
-        add_operation(b, number);
+        lio_uring_add_operation(b, number);
     }
     return 0;
 }
@@ -528,7 +430,8 @@ static int uring_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 static bool uring_supports(const lio_backend *b, const lio_op *op)
 {
     const uring_state *state = lio_uring_of(b);
-    return state->offered[lio_uring_opcode(op->opcode)] || runs_inline(state, op->opcode);
+    return state->offered[lio_uring_opcode(op->opcode)] ||
+           lio_uring_runs_inline(state, op->opcode);
 }
 
 static int uring_init(lio_backend *b)

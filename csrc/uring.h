@@ -1,5 +1,6 @@
-/* uring: what the two rooms of backend "uring" share. uring.c: life, submission, waiting,
- * descriptors. uring_complete.c: what becomes of a completion. */
+/* uring: what the rooms of backend "uring" share. uring.c: life, submission, waiting,
+ * descriptors. uring_submit.c: what of an operation goes into a submission entry.
+ * uring_complete.c: what becomes of a completion. */
 #ifndef LIO_URING_H
 #define LIO_URING_H
 
@@ -21,6 +22,8 @@ enum stage {
     STAGE_RECEIVING,   /* no buffer ring: receives into slot->aux */
     STAGE_WRITABLE,    /* a send that found no room: polls for it */
     STAGE_HALF_CLOSED, /* waits for room by the epoll set: not with the kernel's ring */
+    STAGE_FROM,        /* a splice: polls for something to read */
+    STAGE_TO,          /* a splice: polls for room */
 };
 
 typedef struct uring_state {
@@ -50,7 +53,12 @@ void lio_uring_complete(lio_backend *b, uint32_t number, int64_t result, int64_t
 void lio_uring_once_more(lio_backend *b, uint32_t number, enum stage stage, bool first);
 /* A send that waits by a poll of ours rather than the kernel's. */
 bool lio_uring_waits_by_poll(const lio_op *op);
-/* Whether a number still names the file that was claimed under it. */
-bool lio_uring_names_same_file(lio_backend *b, const lio_fd_entry *entry, lio_fd fd);
+
+/* Makes a submission entry, for which there is room, of what an operation needs next. */
+void lio_uring_add_operation(lio_backend *b, uint32_t number);
+/* What this kernel has no opcode for, and is done by a system call that does not block. */
+bool lio_uring_runs_inline(const uring_state *state, uint8_t opcode);
+/* Whether a number still names that file. */
+bool lio_uring_names_same_file(lio_backend *b, const uint64_t identity[2], lio_fd fd);
 
 #endif

@@ -1,8 +1,9 @@
 /* uring_complete.c: what becomes of a completion: a result, or one more round. */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "uring.h"
@@ -26,12 +27,25 @@ void lio_uring_once_more(lio_backend *b, uint32_t number, enum stage stage, bool
     lio_store_requeue(&b->store, number, first);
 }
 
-bool lio_uring_names_same_file(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
+/* -- the peer has closed its half --------------------------------------------------- */
+
+/* The descriptor in which an operation writes. */
+static lio_fd writes_to(const lio_op *op)
 {
-    struct stat st;
-    b->stats.syscalls++;
-    return fstat((int)fd, &st) == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
-           entry->identity[1] == (uint64_t)st.st_ino;
+    return lio_opcode_has_fd2(op->opcode) ? op->fd2 : op->fd;
+}
+
+/* An epoll set goes by number: is that still the file's? */
+static bool can_be_watched(lio_backend *b, uint32_t number)
+{
+    const lio_slot *slot = lio_slot_at(&b->store, number);
+    lio_fd fd = writes_to(&slot->op);
+    if (slot->by_number)
+        return lio_uring_names_same_file(
+            b, lio_extra_at(&b->store, number)->identity[fd == slot->op.fd ? 0 : 1], fd);
+    const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+    return entry == NULL || !entry->adopted ||
+           lio_uring_names_same_file(b, entry->identity, fd);
 }
 
 /* A poll for writability brought nothing but the peer's half-close. */
@@ -39,11 +53,10 @@ static void park_half_closed(lio_backend *b, uint32_t number)
 {
     uring_state *state = lio_uring_of(b);
     lio_slot *slot = lio_slot_at(&b->store, number);
-    const lio_fd_entry *entry = lio_fd_find(&b->store, slot->op.fd);
-    int error = -EBADF; /* an epoll set goes by number, and this one is another file's */
-    if (!entry->adopted || lio_uring_names_same_file(b, entry, slot->op.fd)) {
+    int error = -EBADF;
+    if (can_be_watched(b, number)) {
         b->stats.syscalls++;
-        error = lio_half_closed_watch(&state->half_closed, (int)slot->op.fd);
+        error = lio_half_closed_watch(&state->half_closed, (int)writes_to(&slot->op));
     }
     if (error != 0) {
         lio_uring_complete(b, number, error, -1, -1);
@@ -51,6 +64,18 @@ static void park_half_closed(lio_backend *b, uint32_t number)
     }
     slot->stage = STAGE_HALF_CLOSED;
     state->half_closed.waiting++; /* the next turn has the ring watch the set */
+}
+
+static void go_on_half_closed(lio_backend *b, uint32_t number)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    if (slot->state != LIO_STATE_SUBMITTED || slot->stage != STAGE_HALF_CLOSED)
+        return;
+    lio_uring_of(b)->half_closed.waiting--;
+    if (slot->op.opcode == LIO_POLL)
+        lio_uring_complete(b, number, LIO_POLL_WRITE, -1, -1);
+    else
+        lio_uring_once_more(b, number, STAGE_AGAIN, true);
 }
 
 static void take_half_closed(lio_backend *b)
@@ -61,20 +86,18 @@ static void take_half_closed(lio_backend *b)
     while (b->stats.syscalls++, (fd = lio_half_closed_next(&state->half_closed)) >= 0) {
         const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
         uint32_t number = entry == NULL ? LIO_NO_SLOT : entry->ops.head;
-        while (number != LIO_NO_SLOT) {
-            lio_slot *slot = lio_slot_at(&b->store, number);
-            uint32_t next = slot->fd_next;
-            if (slot->state == LIO_STATE_SUBMITTED && slot->stage == STAGE_HALF_CLOSED) {
-                state->half_closed.waiting--;
-                if (slot->op.opcode == LIO_POLL)
-                    lio_uring_complete(b, number, LIO_POLL_WRITE, -1, -1);
-                else
-                    lio_uring_once_more(b, number, STAGE_AGAIN, true);
-            }
-            number = next;
+        for (uint32_t next; number != LIO_NO_SLOT; number = next) {
+            next = lio_slot_at(&b->store, number)->fd_next;
+            go_on_half_closed(b, number);
+        }
+        for (number = 0; b->store.pairs != 0 && number < b->store.fresh; number++) {
+            if (lio_slot_reaches(lio_slot_at(&b->store, number), fd))
+                go_on_half_closed(b, number);
         }
     }
 }
+
+/* -- sends ------------------------------------------------------------------------- */
 
 /* Sends to an address, of datagrams, are left to the kernel: what a poll says of the socket
  * says nothing of the receiver's queue. */
@@ -117,6 +140,52 @@ static void complete_send(lio_backend *b, uint32_t number, int64_t result)
         slot->moved != 0 && (result >= 0 || result == -ECANCELED || result == -EAGAIN);
     lio_uring_complete(b, number, partly ? (int64_t)slot->moved : result, -1, -1);
 }
+
+/* -- splices ----------------------------------------------------------------------- */
+
+#define SPLICE_TRIES 16u
+
+/* With an end that does not block, a splice comes back where it would have to wait: for which
+ * of the two, the kernel does not say. */
+static void wait_for_either(lio_backend *b, uint32_t number)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    struct pollfd ends[2] = {{.fd = (int)slot->op.fd, .events = POLLIN},
+                             {.fd = (int)slot->op.fd2, .events = POLLOUT}};
+    b->stats.syscalls++;
+    int ready = poll(ends, 2, 0);
+    if (ready >= 0 && ends[0].revents == 0)
+        lio_uring_once_more(b, number, STAGE_FROM, true);
+    else if (ready >= 0 && ends[1].revents == 0)
+        lio_uring_once_more(b, number, STAGE_TO, true);
+    else if (slot->aux++ < SPLICE_TRIES)
+        lio_uring_once_more(b, number, STAGE_AGAIN, true);
+    else
+        lio_uring_complete(b, number, -EAGAIN, -1, -1); /* both say yes, and it says no */
+}
+
+static void complete_splice(lio_backend *b, uint32_t number, int64_t result)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    bool cancelling = slot->state == LIO_STATE_CANCELLING;
+    bool polled = slot->stage == STAGE_FROM || slot->stage == STAGE_TO;
+    if (cancelling && (polled || result == -EAGAIN)) {
+        lio_uring_complete(b, number, -ECANCELED, -1, -1);
+    } else if (polled && result > 0) {
+        slot->aux = 0;
+        if (slot->stage == STAGE_TO &&
+            lio_uring_poll_result(LIO_POLL_WRITE, (int32_t)result) == 0)
+            park_half_closed(b, number);
+        else
+            lio_uring_once_more(b, number, STAGE_AGAIN, true);
+    } else if (result == -EAGAIN && !(slot->op.flags & SPLICE_F_NONBLOCK)) {
+        wait_for_either(b, number);
+    } else {
+        lio_uring_complete(b, number, result, -1, -1);
+    }
+}
+
+/* -- all of them ------------------------------------------------------------------- */
 
 /* A receive without a ring of buffers: first the readiness, then the data. */
 static void complete_pooled(lio_backend *b, uint32_t number, int64_t result)
@@ -187,6 +256,10 @@ static void complete_operation(lio_backend *b, uint32_t number, const struct uri
             return;
         }
         result = -ECANCELED;
+    }
+    if (lio_opcode_has_fd2(slot->op.opcode)) {
+        complete_splice(b, number, result);
+        return;
     }
     if (lio_uring_wants_pool(&slot->op)) {
         if (!state->pool.ring_registered) {

@@ -27,6 +27,25 @@ VALGRIND = [
     *("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
     *("--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"),
 ]
+# valgrind does not see what io_uring writes into memory after the call that asked for it, and
+# gives up in children of a process with a ring. So it gets a kernel without io_uring; on the
+# poller the core makes its system calls itself. And epoll_pwait2 it may not know.
+NO_IO_URING = """
+#include <errno.h>
+long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
+{
+    if (number == 425 || number == 441) { /* io_uring_setup, epoll_pwait2: everywhere */
+        errno = ENOSYS;
+        return -1;
+    }
+    return __real_syscall(number, a, b, c, d, e, f);
+}
+"""
+# These count descriptors, of which valgrind has some of its own, and race with signals, which
+# it delivers when it likes.
+NOT_UNDER_VALGRIND = {"test_contract_fds", "test_contract_wait"}
 # A test hangs rather than takes so long.
 PATIENCE = 300
 
@@ -73,9 +92,14 @@ def run_all(commands: Iterable[list[str]]) -> None:
                 fail(f"{' '.join(done.args)}\n{done.stderr}")
 
 
-def build(cc: Sequence[str], flags: Sequence[str], folder: Path) -> list[Path]:
+def build(cc: Sequence[str], flags: Sequence[str], folder: Path, *, uring: bool) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     core = sorted((ROOT / "csrc").glob("*.c"))
+    link = []
+    if not uring:
+        link.append("-Wl,--wrap=syscall")
+        core.append(folder / "no_io_uring.c")
+        core[-1].write_text(NO_IO_URING)
     tests = sorted((ROOT / "tests" / "csrc").glob("test_*.c"))
     if not tests:
         fail(f"no tests in {ROOT / 'tests' / 'csrc'}")
@@ -89,7 +113,7 @@ def build(cc: Sequence[str], flags: Sequence[str], folder: Path) -> list[Path]:
         [
             *(*cc, *flags, str(objects[test])),
             *(str(objects[source]) for source in core),
-            *("-o", str(program)),
+            *(*link, "-o", str(program)),
         ]
         for test, program in zip(tests, programs, strict=True)
     )
@@ -149,8 +173,11 @@ def main() -> None:
         wanted = dict(p.partition(":")[::2] for p in options.programs)
         started = time.monotonic()
         passed = failed = 0
-        for program in build(cc, flags, folder):
+        for program in build(cc, flags, folder, uring=not options.valgrind):
             if wanted and program.name not in wanted:
+                continue
+            if options.valgrind and program.name in NOT_UNDER_VALGRIND:
+                print(f"{program.name:<32} not under valgrind")
                 continue
             good, bad = run(program, wrapper, wanted.get(program.name))
             passed += good

@@ -24,6 +24,7 @@ LINUX = [
     "uring_pool.c",
     "uring_probe.c",
     "uring_ring.c",
+    "uring_submit.c",
     "poller.c",
     "poller_ops.c",
     "poller_epoll.c",

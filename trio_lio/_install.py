@@ -20,7 +20,13 @@ import trio
 
 from . import _socket, _stream, _trio_compat
 from ._manager import DEFAULT_CAPACITY, LioIOManager, living_managers
-from ._native import BackendInfo, BackendUnavailable, backend_names, probe
+from ._native import (
+    BackendInfo,
+    BackendUnavailable,
+    backend_names,
+    probe,
+    raise_unavailable,
+)
 from ._trio_compat import run_context, run_module
 
 if TYPE_CHECKING:
@@ -163,19 +169,45 @@ def _detach(self: Any) -> int:
 _STDLIB_METHODS = {"_real_close": _real_close, "detach": _detach}
 
 
+# Each step of both looks at what is there: a KeyboardInterrupt can end them anywhere, and the
+# next call must find its way from there.
+
+
+def _put_in_place() -> None:
+    global _trio_manager
+    _socket.put_in_place()
+    _stream.put_in_place()
+    for name, method in _STDLIB_METHODS.items():
+        original = stdlib_socket.socket.__dict__[name]
+        if original is not method:
+            _stdlib_method[name] = original
+            setattr(stdlib_socket.socket, name, method)
+    LioIOManager.for_new_run = staticmethod(_make_manager)
+    if run_module.TheIOManager is not LioIOManager:
+        _trio_manager = run_module.TheIOManager
+        run_module.TheIOManager = LioIOManager
+
+
+def _take_away() -> None:
+    if run_module.TheIOManager is LioIOManager:
+        run_module.TheIOManager = _trio_manager
+    for name, method in _STDLIB_METHODS.items():
+        if stdlib_socket.socket.__dict__[name] is method:
+            setattr(stdlib_socket.socket, name, _stdlib_method[name])
+    _stream.take_away()
+    _socket.take_away()
+
+
 def _enter() -> None:
-    global _users, _trio_manager
+    global _users
     with _lock:
         if _users == 0:
             _trio_compat.check()
-            _trio_manager = run_module.TheIOManager
-            _socket.put_in_place()
-            _stream.put_in_place()
-            for name, method in _STDLIB_METHODS.items():
-                _stdlib_method[name] = stdlib_socket.socket.__dict__[name]
-                setattr(stdlib_socket.socket, name, method)
-            LioIOManager.for_new_run = staticmethod(_make_manager)
-            run_module.TheIOManager = LioIOManager
+            try:
+                _put_in_place()
+            except BaseException:
+                _take_away()
+                raise
         _users += 1
 
 
@@ -184,11 +216,7 @@ def _leave() -> None:
     with _lock:
         _users -= 1
         if _users == 0:
-            run_module.TheIOManager = _trio_manager
-            for name in _STDLIB_METHODS:
-                setattr(stdlib_socket.socket, name, _stdlib_method[name])
-            _stream.take_away()
-            _socket.take_away()
+            _take_away()
 
 
 def install(
@@ -213,9 +241,7 @@ def install(
     if settings.backend is not None:
         info = probe(settings.backend)
         if not info.available:
-            raise BackendUnavailable(
-                f"the backend {settings.backend!r} cannot run here: {info.reason}"
-            )
+            raise_unavailable(settings.backend, -info.errno)
     _enter()
     with _lock:
         _stack.append(settings)

@@ -513,6 +513,8 @@ def put_in_place() -> None:
     """Replaces Trio's methods by ours."""
     for name, method in METHODS.items():
         original = SocketType.__dict__[name]
+        if original is method:
+            continue  # a KeyboardInterrupt came when it was to be taken away
         trio_method[name] = original
         method.__doc__ = original.__doc__
         method.__qualname__ = original.__qualname__
@@ -522,6 +524,8 @@ def put_in_place() -> None:
 
 def take_away() -> None:
     """Puts Trio's methods back."""
-    for name in METHODS:
-        setattr(SocketType, name, trio_method[name])
-    del SocketType._lio_manager
+    for name, method in METHODS.items():
+        if SocketType.__dict__[name] is method:
+            setattr(SocketType, name, trio_method[name])
+    if "_lio_manager" in SocketType.__dict__:
+        del SocketType._lio_manager

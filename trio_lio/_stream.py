@@ -100,6 +100,8 @@ def put_in_place() -> None:
     """Replaces Trio's methods by ours."""
     for name, method in METHODS.items():
         original = SocketStream.__dict__[name]
+        if original is method:
+            continue  # a KeyboardInterrupt came when it was to be taken away
         trio_method[name] = original
         method.__doc__ = original.__doc__
         method.__qualname__ = original.__qualname__
@@ -108,5 +110,6 @@ def put_in_place() -> None:
 
 def take_away() -> None:
     """Puts Trio's methods back."""
-    for name in METHODS:
-        setattr(SocketStream, name, trio_method[name])
+    for name, method in METHODS.items():
+        if SocketStream.__dict__[name] is method:
+            setattr(SocketStream, name, trio_method[name])

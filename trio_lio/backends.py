@@ -412,13 +412,18 @@ class IoBackend:
         brings it.
         """
         seconds = _FOR_EVER if (wanted := checked_seconds(timeout)) is None else wanted
+        if threading.get_ident() != self._owner:
+            self._check(lib.lio_flush(self._handle))  # says what is wrong
         if self._collecting:
             self._collect()
         if not self._ready:
             # Should a signal handler raise from here on, the mark stays: the core's records
             # are still there for the next call.
             self._collecting = True
-            count = self._check(lib.lio_py_wait(self._handle, seconds))
+            count = lib.lio_py_wait(self._handle, seconds)
+            if count < 0:
+                self._collecting = False
+                raise_contract_error(count)
             self._collect()
             if count > len(self._ready):
                 self._ready[SIGNAL] = OpCompleted(SIGNAL, None, _os_error(errno.EINTR)), None

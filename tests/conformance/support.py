@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import os
 import socket
 import time
@@ -129,8 +130,9 @@ def sees_end(sock: socket.socket) -> bool:
 
 
 def closed_fd() -> int:
-    """A number that names no open file."""
-    fd = os.dup(0) if os.path.exists("/dev/fd/0") else os.open("/dev/null", os.O_RDONLY)
+    """A number that names no open file, and is not the next to be given out."""
+    with open(os.devnull) as file:
+        fd = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 1000)
     os.close(fd)
     return fd
 

@@ -16,7 +16,7 @@ import trio.testing
 
 import trio_lio
 
-from .support import OLD_KERNEL, Notes, Pair, connected, notes, open_fds
+from .support import OLD_KERNEL, PATIENCE, Notes, Pair, connected, notes, open_fds
 
 VARIANTS = {
     "uring": ("uring", ""),
@@ -25,8 +25,8 @@ VARIANTS = {
     "uring-old-kernel": ("uring", OLD_KERNEL),
 }
 
-HANGS_AFTER = 30.0
-DEAD_AFTER = 75.0
+HANGS_AFTER = 90.0
+DEAD_AFTER = 150.0
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +57,16 @@ def no_descriptor_leaks(watchdog: None) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_installed() -> Iterator[None]:
+def nothing_stays_behind() -> Iterator[None]:
+    """Neither trio-lio nor a run that crashed, for which all tests to come would be nested."""
     manager = trio._core._run.TheIOManager
     recv = vars(trio._socket._SocketType)["recv"]
     yield
     assert trio._core._run.TheIOManager is manager
     assert vars(trio._socket._SocketType)["recv"] is recv
+    left = vars(trio._core._run.GLOBAL_RUN_CONTEXT).copy()
+    vars(trio._core._run.GLOBAL_RUN_CONTEXT).clear()
+    assert "runner" not in left
 
 
 @pytest.fixture(params=list(VARIANTS))
@@ -121,13 +125,21 @@ def same_on_each(run: Callable[..., Any], request: pytest.FixtureRequest) -> Cal
                 nursery.start_soon(on_one, kind)
         return found
 
+    def on_lio(case: Callable[[Pair], Any]) -> dict[str, Any]:
+        _, taken = _of_stock[key]
+        taken = {kind: Notes(of_kind.waited, complete=True) for kind, of_kind in taken.items()}
+        found: dict[str, Any] = run(on_each_kind, case, taken)
+        return found
+
     def compare(case: Callable[[Pair], Any], kinds: list[str]) -> dict[str, Any]:
         if key not in _of_stock:
             taken = {kind: Notes() for kind in kinds}
             _of_stock[key] = trio.run(on_each_kind, case, taken), taken
-        stock, taken = _of_stock[key]
-        taken = {kind: Notes(of_kind.waited, complete=True) for kind, of_kind in taken.items()}
-        ours: dict[str, Any] = run(on_each_kind, case, taken)
+        ours, stock = on_lio(case), _of_stock[key][0]
+        if ours != stock:  # was that a slow machine? then stock Trio had too little time
+            taken = {kind: Notes(patience_now=PATIENCE / 4) for kind in kinds}
+            _of_stock[key] = trio.run(on_each_kind, case, taken), taken
+            ours, stock = on_lio(case), _of_stock[key][0]
         assert ours == stock
         return ours
 

@@ -249,11 +249,12 @@ class Notes:
     waited: list[bool] = attrs.Factory(list)
     calls: int = 0
     complete: bool = False
+    patience_now: float = SHORTLY
 
     def patience(self) -> float:
         self.calls += 1
         if not self.complete:
-            return SHORTLY
+            return self.patience_now
         return SHORTLY / 4 if self.waited[self.calls - 1] else PATIENCE
 
 

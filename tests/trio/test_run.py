@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -352,6 +353,45 @@ def test_install_makes_every_run_a_lio_run(backend: str) -> None:
     finally:
         trio_lio.uninstall()
     assert trio.run(backend_in_use) is None
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_keyboard_interrupt_while_methods_are_replaced(direction: str, run: Run) -> None:
+    """Wherever it comes, the next run works, and after that everything is as it was."""
+    before = patched_attributes()
+    name = {"in": "_put_in_place", "out": "_take_away"}[direction]
+    steps = 0
+
+    def interrupt_at(step: int) -> bool:
+        """Runs with an interrupt before that line; whether there is such a line."""
+        seen = 0
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal seen
+            if frame.f_code.co_name not in ("put_in_place", "take_away", name):
+                return None
+            if event == "line":
+                seen += 1
+                if seen == step:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            run(echo)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    while interrupt_at(steps + 1):
+        steps += 1
+        assert trio.run(echo, 1) == (1,)
+        assert run(echo, 2) == (2,)
+        assert differing(before, patched_attributes()) == set()
+    assert steps > 10
 
 
 def test_nested_installs_are_a_stack() -> None:

@@ -498,6 +498,51 @@ def test_wait_on_a_foreign_fd_closed_behind_our_back(run: Run) -> None:
     run(main)
 
 
+def test_foreign_fd_reused_before_flush(run: Run) -> None:
+    """A wait for a descriptor that is not ours, and that is closed in the same tick."""
+
+    async def once() -> bool:
+        a, b = stdlib_socket.socketpair()
+        new: list[stdlib_socket.socket] = []
+        order: list[str] = []
+
+        async def wait() -> None:
+            order.append("wait")
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(a.fileno())
+            order.append("over")
+
+        async def steal() -> None:
+            order.append("steal")
+            fd = a.fileno()
+            os.close(fd)
+            new.extend(socketpair_at(fd))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            nursery.start_soon(steal)
+            await trio.testing.wait_all_tasks_blocked()
+            before = list(order)
+            new[1].send(b"an event of the new file")
+            await trio.testing.wait_all_tasks_blocked(0.002)
+            after = list(order)
+            nursery.cancel_scope.cancel()
+        a.detach()
+        for sock in (b, *new):
+            sock.close()
+        # The other order is the caller's own mistake.
+        if before != ["wait", "steal"]:
+            return before[0] == "wait"
+        assert after == before, "woken by an event of another file"
+        return True
+
+    async def main() -> None:
+        checked = [await once() for _ in range(40)]
+        assert sum(checked) > 3
+
+    run(main)
+
+
 def test_wait_on_a_number_that_was_reused(run: Run) -> None:
     """A wait for the old file must not end a wait for the new one, nor hang it."""
 
