@@ -64,6 +64,7 @@ enum { URING_OP_SUPPORTED = 1u << 0 };
 
 enum uring_sqe_flag {
     URING_SQE_FIXED_FILE = 1u << 0,
+    URING_SQE_ASYNC = 1u << 4,
     URING_SQE_BUFFER_SELECT = 1u << 5,
     URING_SQE_CQE_SKIP_SUCCESS = 1u << 6,
 };

@@ -1,6 +1,7 @@
 #include "uring_encode.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -246,6 +247,12 @@ static void encode_path(struct uring_sqe *sqe, const lio_op *op)
     sqe->op_flags = op->flags;
     switch (op->opcode) {
     case LIO_OPENAT:
+        /* The kernel would try it with O_NONBLOCK first, and take for the answer what is none:
+         * a FIFO whose other end nobody has opened yet (ENXIO, or open for reading at once). */
+        if (!(op->flags & O_NONBLOCK))
+            sqe->flags |= URING_SQE_ASYNC;
+        sqe->len = op->mode;
+        break;
     case LIO_MKDIRAT:
         sqe->len = op->mode;
         break;
