@@ -66,6 +66,8 @@ static int probe(const lio_vtable *vtable, uint32_t without, lio_probe_result *r
 {
     memset(result, 0, sizeof *result);
     vtable->probe(without, result);
+    if (result->error == 0)
+        result->capabilities |= lio_probe_fork_guard() & ~without;
     return 0;
 }
 

@@ -86,6 +86,10 @@ extern const lio_vtable *const lio_vtables[];
 const lio_vtable *lio_vtable_find(const char *name);
 int lio_parse_without(const char *names, uint32_t *without);
 
+/* LIO_CAP_WIPE_ON_FORK where the kernel has it: the same for every backend, as lio.c itself
+ * uses it. */
+uint32_t lio_probe_fork_guard(void);
+
 int64_t lio_now(void); /* CLOCK_MONOTONIC, nanoseconds */
 int64_t lio_deadline(int64_t timeout_ns);
 

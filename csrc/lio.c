@@ -46,6 +46,10 @@ static void drop_fork_guard(lio_backend *b)
 {
     (void)b;
 }
+uint32_t lio_probe_fork_guard(void)
+{
+    return 0;
+}
 #else
 static_assert(sizeof(pthread_t) <= sizeof((lio_backend *)0)->owner, "pthread_t fits");
 
@@ -69,29 +73,48 @@ static bool is_forked(const lio_backend *b)
         return *b->fork_guard == 0;
     return b->owner_pid != 0 && b->owner_pid != (int)getpid();
 }
+/* A page that reads 0 in a child and 1 here; NULL where the kernel makes none. */
+static volatile uint8_t *make_guard_page(void)
+{
+#ifdef MADV_WIPEONFORK
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    uint8_t *page =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    if (madvise(page, size, MADV_WIPEONFORK) != 0) {
+        munmap(page, size);
+        return NULL;
+    }
+    *page = 1;
+    return page;
+#else
+    return NULL;
+#endif
+}
+static void free_guard_page(volatile uint8_t *page)
+{
+    if (page != NULL)
+        munmap((void *)page, (size_t)sysconf(_SC_PAGESIZE));
+}
 static void guard_against_fork(lio_backend *b)
 {
     b->owner_pid = (int)getpid();
-#ifdef MADV_WIPEONFORK
     if (b->without & LIO_CAP_WIPE_ON_FORK)
         return;
-    size_t size = (size_t)sysconf(_SC_PAGESIZE);
-    void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED)
-        return;
-    if (madvise(page, size, MADV_WIPEONFORK) != 0) {
-        munmap(page, size);
-        return;
-    }
-    b->fork_guard = page;
-    *b->fork_guard = 1;
-    b->capabilities |= LIO_CAP_WIPE_ON_FORK;
-#endif
+    b->fork_guard = make_guard_page();
+    if (b->fork_guard != NULL)
+        b->capabilities |= LIO_CAP_WIPE_ON_FORK;
+}
+uint32_t lio_probe_fork_guard(void)
+{
+    volatile uint8_t *page = make_guard_page();
+    free_guard_page(page);
+    return page == NULL ? 0 : LIO_CAP_WIPE_ON_FORK;
 }
 static void drop_fork_guard(lio_backend *b)
 {
-    if (b->fork_guard != NULL)
-        munmap((void *)b->fork_guard, (size_t)sysconf(_SC_PAGESIZE));
+    free_guard_page(b->fork_guard);
     b->fork_guard = NULL;
 }
 #endif

@@ -20,6 +20,7 @@ from trio_lio.backends import (
     OpCompleted,
     Poller,
     Ready,
+    available_backends,
 )
 
 from .support import collect, is_idle, run, submit
@@ -455,6 +456,11 @@ def test_capabilities_that_were_switched_off_are_off(backend: IoBackend) -> None
     without = os.environ["TRIO_LIO_URING_WITHOUT"]
     assert not set(without.split(",")) & set(backend.capabilities())
     assert backend.info.capabilities == backend.capabilities()
+
+
+def test_what_was_probed_is_what_a_backend_has(backend: IoBackend) -> None:
+    [probed] = [info for info in available_backends() if info.name == backend.info.name]
+    assert set(probed.capabilities) == set(backend.capabilities())
 
 
 def test_no_warning_from_a_closed_backend(new_backend: Maker) -> None:
