@@ -27,6 +27,7 @@ from ._native import (
     probe,
     raise_unavailable,
 )
+from ._replaced import Replaced
 from ._trio_compat import run_context, run_module
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ _lock = threading.RLock()
 _users = 0
 _stack: list[Settings] = []
 _trio_manager: Any = None
-_stdlib_method: dict[str, Any] = {}
 
 
 class _NextRun(threading.local):
@@ -150,7 +150,10 @@ def _settle(sock: stdlib_socket.socket) -> None:
     fd = sock.fileno()
     if fd < 0:
         return
-    for manager in list(living_managers):
+    for reference in tuple(living_managers.values()):
+        manager = reference()
+        if manager is None:
+            continue
         adopted = manager.adopted.get(fd)
         if adopted is not None and adopted() is sock:
             manager.let_go(adopted)
@@ -158,30 +161,26 @@ def _settle(sock: stdlib_socket.socket) -> None:
 
 def _real_close(self: Any, *args: Any) -> None:
     _settle(self)
-    _stdlib_method["_real_close"](self, *args)
+    _STDLIB.original["_real_close"](self, *args)
 
 
 def _detach(self: Any) -> int:
     _settle(self)
-    return _stdlib_method["detach"](self)  # type: ignore[no-any-return]
+    return _STDLIB.original["detach"](self)  # type: ignore[no-any-return]
 
 
-_STDLIB_METHODS = {"_real_close": _real_close, "detach": _detach}
+_STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": _detach})
 
 
-# Each step of both looks at what is there: a KeyboardInterrupt can end them anywhere, and the
-# next call must find its way from there.
+# As with `Replaced`, each step of both looks at what is there.
 
 
 def _put_in_place() -> None:
     global _trio_manager
     _socket.put_in_place()
-    _stream.put_in_place()
-    for name, method in _STDLIB_METHODS.items():
-        original = stdlib_socket.socket.__dict__[name]
-        if original is not method:
-            _stdlib_method[name] = original
-            setattr(stdlib_socket.socket, name, method)
+    _stream.METHODS.put_in_place()
+    _stream.FUNCTIONS.put_in_place()
+    _STDLIB.put_in_place()
     LioIOManager.for_new_run = staticmethod(_make_manager)
     if run_module.TheIOManager is not LioIOManager:
         _trio_manager = run_module.TheIOManager
@@ -191,10 +190,9 @@ def _put_in_place() -> None:
 def _take_away() -> None:
     if run_module.TheIOManager is LioIOManager:
         run_module.TheIOManager = _trio_manager
-    for name, method in _STDLIB_METHODS.items():
-        if stdlib_socket.socket.__dict__[name] is method:
-            setattr(stdlib_socket.socket, name, _stdlib_method[name])
-    _stream.take_away()
+    _STDLIB.take_away()
+    _stream.FUNCTIONS.take_away()
+    _stream.METHODS.take_away()
     _socket.take_away()
 
 

@@ -11,6 +11,7 @@ looks at the type first and unwraps the rare rest.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import socket as stdlib_socket
@@ -58,6 +59,10 @@ KIND_ANY = 15  # what `Op` says of it
 
 # Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
 EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
+
+# Without the detour by an enum.
+_family_of = vars(_socket.socket)["family"].__get__
+_type_of = vars(_socket.socket)["type"].__get__
 
 _MSG_HEAD = struct.Struct("=IIII")  # lio_msg: addr_len, control_len, flags, reserved
 
@@ -192,13 +197,16 @@ def _collected(adopted: Any) -> None:
 
 
 # A stdlib socket that is closed has to be settled in whichever run knows it.
-living_managers: weakref.WeakSet[LioIOManager] = weakref.WeakSet()
+# Every close asks, so this is no WeakSet: going through one costs more than the close.
+living_managers: dict[int, weakref.ref[LioIOManager]] = {}
 
 
 def _forget_in_child() -> None:
     """A forked child closes its copies of the parent's sockets: that settles nothing."""
-    for manager in list(living_managers):
-        manager.adopted.clear()
+    for reference in tuple(living_managers.values()):
+        manager = reference()
+        if manager is not None:
+            manager.adopted.clear()
     living_managers.clear()
 
 
@@ -246,7 +254,8 @@ class LioIOManager:
         self._unprocessed = False
         self._reschedule: Any = None
         self._map_memory(capacity)
-        living_managers.add(self)
+        key = id(self)
+        living_managers[key] = weakref.ref(self, lambda _: living_managers.pop(key, None))
 
     def _map_memory(self, capacity: int) -> None:
         self.capacity = capacity
@@ -357,7 +366,7 @@ class LioIOManager:
         # refused, and the handle leaks rather than being pulled from under the kernel.
         lib.lio_close(handle)
         self.handle = None
-        living_managers.discard(self)
+        living_managers.pop(id(self), None)
         self.adopted.clear()
         for op in self.operations:
             op.task = op.keep = op.control = op.raise_cancel = None
@@ -489,7 +498,7 @@ class LioIOManager:
             listener = op.keep
             # An object at once: should nobody take it any more, it closes itself.
             accepted = stdlib_socket.socket(
-                listener.family, listener.type, listener.proto, fileno=result
+                _family_of(listener), _type_of(listener), listener.proto, fileno=result
             )
             return accepted, _address.decode(raw)
         received: bytes | int

@@ -37,10 +37,11 @@ from ._manager import (
     LioIOManager,
 )
 from ._native import ffi, lib
+from ._replaced import Replaced
 from ._trio_compat import SocketType, run_context, socket_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from typing_extensions import Buffer
 
@@ -71,9 +72,6 @@ _LATE_CONNECT_ERRORS = {
     errno.ETIMEDOUT,
     errno.EHOSTDOWN,
 }
-
-# Trio's own methods, by name; filled when ours are put in their place.
-trio_method: dict[str, Callable[..., Any]] = {}
 
 
 def manager_of(self: Any) -> LioIOManager | None:
@@ -492,40 +490,35 @@ def __exit__(self: Any, *exc_info: object) -> None:
     close_quietly(self)
 
 
-METHODS: dict[str, Callable[..., Any]] = {
-    "recv": recv,
-    "recv_into": recv_into,
-    "recvfrom": recvfrom,
-    "recvfrom_into": recvfrom_into,
-    "recvmsg": recvmsg,
-    "recvmsg_into": recvmsg_into,
-    "send": send,
-    "sendto": sendto,
-    "sendmsg": sendmsg,
-    "accept": accept,
-    "connect": connect,
-    "detach": detach,
-    "__exit__": __exit__,
-}
+METHODS = Replaced(
+    SocketType,
+    {
+        "recv": recv,
+        "recv_into": recv_into,
+        "recvfrom": recvfrom,
+        "recvfrom_into": recvfrom_into,
+        "recvmsg": recvmsg,
+        "recvmsg_into": recvmsg_into,
+        "send": send,
+        "sendto": sendto,
+        "sendmsg": sendmsg,
+        "accept": accept,
+        "connect": connect,
+        "detach": detach,
+        "__exit__": __exit__,
+    },
+)
+trio_method = METHODS.original
 
 
 def put_in_place() -> None:
     """Replaces Trio's methods by ours."""
-    for name, method in METHODS.items():
-        original = SocketType.__dict__[name]
-        if original is method:
-            continue  # a KeyboardInterrupt came when it was to be taken away
-        trio_method[name] = original
-        method.__doc__ = original.__doc__
-        method.__qualname__ = original.__qualname__
-        setattr(SocketType, name, method)
+    METHODS.put_in_place()
     SocketType._lio_manager = None
 
 
 def take_away() -> None:
     """Puts Trio's methods back."""
-    for name, method in METHODS.items():
-        if SocketType.__dict__[name] is method:
-            setattr(SocketType, name, trio_method[name])
-    if "_lio_manager" in SocketType.__dict__:
+    METHODS.take_away()
+    if "_lio_manager" in vars(SocketType):
         del SocketType._lio_manager

@@ -1,4 +1,4 @@
-"""trio.SocketStream's fast path: the two methods that carry the traffic.
+"""trio.SocketStream's fast path: the two methods that carry the traffic, and a cheap end.
 
 As with `_socket`, these take the place of Trio's methods while trio-lio is in use, and are
 Trio's methods outside a lio run. Errors are translated where one happens, not by a context
@@ -8,12 +8,13 @@ manager around every call.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
 from ._manager import KIND_RECEIVE, KIND_SEND_ALL
 from ._native import ffi, lib
+from ._replaced import Replaced
 from ._socket import manager_of
 from ._trio_compat import (
     DEFAULT_RECEIVE_SIZE,
@@ -23,13 +24,8 @@ from ._trio_compat import (
     run_context,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _receive, _send = lib.lio_py_receive, lib.lio_py_send_all
 _SIZE_MAX = 0x7FFFFFFF
-
-trio_method: dict[str, Callable[..., Any]] = {}
 
 
 @trio.lowlevel.enable_ki_protection
@@ -90,26 +86,16 @@ async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
             result.unwrap()
 
 
-METHODS: dict[str, Callable[..., Any]] = {
-    "receive_some": receive_some,
-    "send_all": send_all,
-}
+async def aclose_forcefully(resource: trio.abc.AsyncResource) -> None:
+    if type(resource) is SocketStream:
+        # Its aclose waits for nothing: there is nothing that a cancelled scope would cut
+        # short, and the scope costs more than the close.
+        await resource.aclose()
+    else:
+        await trio_function["aclose_forcefully"](resource)
 
 
-def put_in_place() -> None:
-    """Replaces Trio's methods by ours."""
-    for name, method in METHODS.items():
-        original = SocketStream.__dict__[name]
-        if original is method:
-            continue  # a KeyboardInterrupt came when it was to be taken away
-        trio_method[name] = original
-        method.__doc__ = original.__doc__
-        method.__qualname__ = original.__qualname__
-        setattr(SocketStream, name, method)
-
-
-def take_away() -> None:
-    """Puts Trio's methods back."""
-    for name, method in METHODS.items():
-        if SocketStream.__dict__[name] is method:
-            setattr(SocketStream, name, trio_method[name])
+METHODS = Replaced(SocketStream, {"receive_some": receive_some, "send_all": send_all})
+FUNCTIONS = Replaced(trio, {"aclose_forcefully": aclose_forcefully})
+trio_method = METHODS.original
+trio_function = FUNCTIONS.original

@@ -12,6 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+import trio_lio
+
 from .support import (
     HAS_IPV6,
     PATIENCE,
@@ -636,3 +638,70 @@ def test_pipes_and_processes(run: Run) -> None:
         assert process.stdout == pattern(200_000)
 
     run(main)
+
+
+class Recorder(trio.abc.AsyncResource):
+    """Says in which circumstances it was closed."""
+
+    def __init__(self) -> None:
+        self.deadline = 0.0
+
+    async def aclose(self) -> None:
+        self.deadline = trio.current_effective_deadline()
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_aclose_forcefully(cancelled: bool, closed: bool, same_as_stock: Run) -> None:
+    async def main() -> list[Any]:
+        ours, peer = await unix_streams()
+        if closed:
+            await ours.aclose()
+        with trio.CancelScope() as scope, trio.testing.assert_checkpoints():
+            if cancelled:
+                scope.cancel()
+            await trio.aclose_forcefully(ours)
+        async with peer:
+            ended = await peer.receive_some()
+        return [scope.cancelled_caught, ours.socket.fileno(), ended]
+
+    assert same_as_stock(main) == [cancelled, -1, b""]
+
+
+def test_aclose_forcefully_with_a_task_that_receives(same_as_stock: Run) -> None:
+    async def main() -> str:
+        ours, peer = await unix_streams()
+        found = ""
+
+        async def receive() -> None:
+            nonlocal found
+            try:
+                await ours.receive_some()
+            except trio.ClosedResourceError as exc:
+                found = type(exc).__name__
+
+        async with peer, trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.aclose_forcefully(ours)
+        return found
+
+    assert same_as_stock(main) == "ClosedResourceError"
+
+
+def test_aclose_forcefully_of_another_resource_is_cancelled(same_as_stock: Run) -> None:
+    async def main() -> float:
+        recorder = Recorder()
+        await trio.aclose_forcefully(recorder)
+        return recorder.deadline
+
+    assert same_as_stock(main) == float("-inf")
+
+
+@pytest.mark.usefixtures("run")
+def test_aclose_forcefully_is_trios_own_again() -> None:
+    with trio_lio.installed():
+        ours = trio.aclose_forcefully
+    assert trio.aclose_forcefully is not ours
+    assert trio.aclose_forcefully.__module__ == "trio"
