@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import math
 import os
 import socket as stdlib_socket
 import struct
@@ -519,6 +520,13 @@ class LioIOManager:
             control = ffi.buffer(op.control, min(control_size, len(op.control)))[:]
         return received, _control.decode_control(control), flags, _address.decode(raw)
 
+    def name_file(self, fd: int) -> None:
+        """After a push on a descriptor: the kernel must know the file now, if nobody promised
+        to keep it open. Somebody may close it and use its number again at any time."""
+        # In a cancelled scope nothing must happen: the operation is about to be taken back.
+        if fd not in self.adopted and trio.current_effective_deadline() != -math.inf:
+            lib.lio_flush(self.handle)
+
     # -- readiness ---------------------------------------------------------------------
 
     async def _wait(self, fd: int | Any, kind: int, mask: int) -> None:
@@ -527,10 +535,7 @@ class LioIOManager:
         if fd < 0:
             raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
         op = self.push(self.take(kind), lib.LIO_POLL, fd, flags=mask)
-        if fd not in self.adopted:
-            # Not ours: somebody may close it and use its number again at any time. The
-            # kernel must know the file before that.
-            lib.lio_flush(self.handle)
+        self.name_file(fd)
         result = await op
         if type(result) is not int:
             result.unwrap()

@@ -17,7 +17,6 @@ Descriptors that `accept`, `socket` and `openat` bring are the caller's to close
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec
 
@@ -60,10 +59,7 @@ async def perform(op: Op) -> Any:
         parked = manager.take(KIND_ANY)
         parked.keep = flight
         awaitable = manager.push_struct(parked, record)
-        # A number that nobody promised to keep: the kernel must know the file before somebody
-        # else closes it. Unless the task is cancelled already: then nothing must happen.
-        if op.fd not in manager.adopted and trio.current_effective_deadline() != -math.inf:
-            lib.lio_flush(manager.handle)
+        manager.name_file(op.fd)
         result = await awaitable
     finally:
         # By now the kernel is done with it, or never saw it.

@@ -195,6 +195,22 @@ def test_send_in_a_cancelled_scope_sends_nothing(run: Run) -> None:
     run(main)
 
 
+def test_wait_in_a_cancelled_scope_is_cancelled(run: Run) -> None:
+    """Also for a descriptor that is ready, and that the kernel looks at at once."""
+
+    async def main() -> None:
+        a, b = stdlib_socket.socketpair()
+        with a, b:
+            b.send(b"data")
+            for sock in a, trio.socket.from_stdlib_socket(a)._sock, a.fileno():
+                for wait in trio.lowlevel.wait_readable, trio.lowlevel.wait_writable:
+                    with cancelled():
+                        await wait(sock)
+                    await wait(sock)
+
+    run(main)
+
+
 def test_accept_in_a_cancelled_scope_accepts_nothing(run: Run) -> None:
     async def main() -> None:
         with await tcp_listener() as listener, trio.socket.socket() as client:
