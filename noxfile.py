@@ -7,6 +7,7 @@ and nothing is left behind in the tree but ``.nox``.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,25 @@ nox.options.download_python = "never"
 nox.options.sessions = [
     "lint",
     "typing",
+    "docs",
     "tests",
+    "tests_oldest",
     "trio_suite",
+    "pytest_trio_suite",
+    "sanitize",
+    "sanitize_python",
+    "soak",
 ]
 
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 OLDEST_TRIO = "0.27.0"
+# What to install for each Trio. The tests of 0.27 are older than a trustme that hands keys
+# over in another form and a pyOpenSSL that refuses to change a context which is in use.
+TRIOS = {
+    "newest": ["trio"],
+    "oldest": [f"trio=={OLDEST_TRIO}", "trustme<1.2", "pyopenssl<25"],
+}
 BACKENDS = ["uring", "epoll"]
 
 _NOT_COPIED = shutil.ignore_patterns(
@@ -104,13 +117,20 @@ def _install(session: nox.Session, extra: str, *more: str) -> Path:
     return copy
 
 
-def _pytest(session: nox.Session, *arguments: str, **env: str) -> None:
-    session.run("pytest", "-o", f"cache_dir={_place(session) / 'cache'}", *arguments, env=env)
+def _pytest(session: nox.Session, *arguments: str, record: str = "", **env: str) -> None:
+    """Runs pytest. With TRIO_LIO_RESULTS in the environment, what came of it is kept there
+    for tools/reliability.py."""
+    options = ["-o", f"cache_dir={_place(session) / 'cache'}"]
+    results = os.environ.get("TRIO_LIO_RESULTS")
+    if results:
+        name = re.sub(r"[^\w.]+", "-", f"{session.name}-{record}").strip("-")
+        options += ["--junitxml", str(Path(results, f"{name}.xml").resolve())]
+    session.run("pytest", *options, *arguments, env=env)
 
 
-def _run_tests(session: nox.Session, copy: Path) -> None:
+def _run_tests(session: nox.Session, copy: Path, **env: str) -> None:
     config = ["-c", str(copy / "pyproject.toml"), "--rootdir", str(copy)]
-    _pytest(session, *config, *(session.posargs or [str(copy / "tests")]))
+    _pytest(session, *config, *(session.posargs or [str(copy / "tests")]), **env)
 
 
 @nox.session
@@ -167,11 +187,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """The C core's own tests with assertions, under ASan and UBSan, and under valgrind."""
+    """The C core's own tests with assertions, under ASan and UBSan, TSan, and valgrind."""
     _need(session, os.environ.get("CC", "gcc"), "apt-get install gcc, or dnf install gcc")
     build = _place(session) / "ctests"
     runner = [sys.executable, str(ROOT / "tools" / "build_ctests.py"), "--build", str(build)]
     session.run(*runner, "--sanitize", *session.posargs, external=True)
+    session.run(*runner, "--thread", *session.posargs, external=True)
     if shutil.which("valgrind") is None:
         session.warn("no valgrind here (apt-get install valgrind libc6-dbg): not run under it")
     else:
@@ -179,14 +200,88 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
-def trio_suite(session: nox.Session) -> None:
-    """Trio's own tests with trio-lio underneath, on each backend."""
-    _install(session, "test")
+def sanitize_python(session: nox.Session) -> None:
+    """The Python tests over a core built with ASan and UBSan and its assertions on.
+
+    Without arguments what leads into the core; arguments after -- go to pytest instead.
+    """
+    cc = os.environ.get("CC", "gcc")
+    _need(session, cc, "apt-get install gcc, or dnf install gcc")
+    preload = [
+        subprocess.run([cc, f"-print-file-name={name}"], capture_output=True, text=True)
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    libraries = [found.stdout.strip() for found in preload]
+    if not all(map(os.path.isabs, libraries)):
+        session.error(f"{cc} finds no libasan and libubsan: they are in libgcc-*-dev")
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+    session.env["TRIO_LIO_CFLAGS"] = f"{flags} -O1"
+    copy = _copy(session)
+    # The check of _install would import a core that finds no sanitizers.
+    session.install(f"{copy}[test]")
+    elsewhere = _place(session) / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    session.chdir(elsewhere)
+    del session.env["TRIO_LIO_CFLAGS"]
+    folders = [str(copy / "tests" / name) for name in ("conformance", "trio")]
+    config = ["-c", str(copy / "pyproject.toml"), "--rootdir", str(copy)]
+    _pytest(
+        session,
+        *(*config, "-q", *(session.posargs or folders)),
+        LD_PRELOAD=" ".join(libraries),
+        # Python's own small blocks must be the sanitizer's too.
+        PYTHONMALLOC="malloc",
+        # Leaks: the interpreter leaves much behind at its end. The C tests look for ours.
+        # Signals: Python's fault handler shows more than the sanitizer's own.
+        ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:handle_segv=0:handle_abort=0",
+        UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
+    )
+
+
+def _trio_suite(session: nox.Session, which: str, backends: list[str]) -> None:
+    _install(session, "test", *TRIOS[which], "jedi")
     suite = ROOT / "tests" / "trio_suite"
     plugins = ["trio._tests.pytest_plugin", "trio_suite_plugin"]
-    arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q"]
+    arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q", "--run-slow"]
     arguments += [word for plugin in plugins for word in ("-p", plugin)]
-    # What mypy, jedi and the like say of Trio does not depend on what is underneath.
-    arguments += ["--skip-optional-imports", "-k", "not static_tool", *session.posargs]
+    arguments += ["--skip-optional-imports", *session.posargs]
+    for backend in backends:
+        environment = {"PYTHONPATH": str(suite), "TRIO_SUITE_BACKEND": backend}
+        _pytest(session, *arguments, record=backend, **environment)
+
+
+@nox.session
+@nox.parametrize("trio", list(TRIOS))
+def trio_suite(session: nox.Session, trio: str) -> None:
+    """Trio's own tests, slow ones too, with trio-lio underneath, on each backend."""
+    _trio_suite(session, trio, BACKENDS)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("trio", list(TRIOS))
+def trio_suite_matrix(session: nox.Session, trio: str) -> None:
+    """The same on every Python that is found; and on Trio's own manager, to compare."""
+    _trio_suite(session, trio, ["stock", *BACKENDS])
+
+
+@nox.session
+def pytest_trio_suite(session: nox.Session) -> None:
+    """pytest-trio's own tests with trio-lio underneath, on each backend."""
+    _install(session, "test", "pytest-trio>=0.8")
+    suite = ROOT / "tests" / "trio_suite"
+    arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "pytest_trio", "-q"]
+    arguments += ["-p", "trio_suite_plugin", "-p", "old_names_plugin", *session.posargs]
     for backend in BACKENDS:
-        _pytest(session, *arguments, PYTHONPATH=str(suite), TRIO_SUITE_BACKEND=backend)
+        environment = {"PYTHONPATH": str(suite), "TRIO_SUITE_BACKEND": backend}
+        _pytest(session, *arguments, record=backend, **environment)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Mixed traffic, cancels and faults; two minutes, or ``-- --minutes 30``."""
+    copy = _install(session, "test")
+    arguments = list(session.posargs)
+    results = os.environ.get("TRIO_LIO_RESULTS")
+    if results:
+        arguments += ["--json", str(Path(results, "soak.json").resolve())]
+    session.run("python", str(copy / "tools" / "soak.py"), *arguments)

@@ -23,6 +23,7 @@ FLAGS = [
     *("-Wall", "-Wextra", "-Werror"),
 ]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+THREAD = ["-fsanitize=thread"]
 VALGRIND = [
     *("valgrind", "-q", "--error-exitcode=99", "--leak-check=full"),
     *("--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"),
@@ -68,16 +69,17 @@ def compiler() -> list[str]:
     return command
 
 
-def check_sanitizers(cc: Sequence[str]) -> None:
+def check_sanitizers(cc: Sequence[str], sanitizers: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "empty.c")
         source.write_text("int main(void) { return 0; }\n")
-        command = [*cc, *SANITIZE, str(source), "-o", str(source.with_suffix(""))]
+        command = [*cc, *sanitizers, str(source), "-o", str(source.with_suffix(""))]
         tried = subprocess.run(command, capture_output=True, text=True)
     if tried.returncode != 0:
         fail(
             "the compiler finds no sanitizers: they come with gcc on Debian and Ubuntu "
-            "(libasan and libubsan of libgcc-*-dev); dnf install libasan libubsan (Fedora)\n"
+            "(libasan, libubsan and libtsan of libgcc-*-dev); dnf install libasan libubsan "
+            "libtsan (Fedora)\n"
             f"{tried.stderr}"
         )
 
@@ -96,7 +98,13 @@ def run_all(commands: Iterable[list[str]]) -> None:
                 fail(f"{' '.join(done.args)}\n{done.stderr}")
 
 
-def build(cc: Sequence[str], flags: Sequence[str], folder: Path, *, uring: bool) -> list[Path]:
+def has_threads(test: Path) -> bool:
+    return "pthread_create" in test.read_text()
+
+
+def build(
+    cc: Sequence[str], flags: Sequence[str], folder: Path, tests: Sequence[Path], *, uring: bool
+) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     core = sorted((ROOT / "csrc").glob("*.c"))
     link = []
@@ -104,9 +112,6 @@ def build(cc: Sequence[str], flags: Sequence[str], folder: Path, *, uring: bool)
         link.append("-Wl,--wrap=syscall")
         core.append(folder / "no_io_uring.c")
         core[-1].write_text(NO_IO_URING)
-    tests = sorted((ROOT / "tests" / "csrc").glob("test_*.c"))
-    if not tests:
-        fail(f"no tests in {ROOT / 'tests' / 'csrc'}")
     objects = {source: folder / f"{source.stem}.o" for source in (*core, *tests)}
     run_all(
         [*cc, *flags, "-I", str(ROOT / "csrc"), "-c", str(source), "-o", str(made)]
@@ -159,16 +164,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
+    how.add_argument("--thread", action="store_true", help="with TSan, what has threads")
     how.add_argument("--valgrind", action="store_true", help="under valgrind")
     parser.add_argument("--build", type=Path, help="where to build; kept")
     parser.add_argument("programs", nargs="*", metavar="PROGRAM[:TEST]", help="which ones")
     options = parser.parse_args()
     cc = compiler()
+    tests = sorted((ROOT / "tests" / "csrc").glob("test_*.c"))
+    if not tests:
+        fail(f"no tests in {ROOT / 'tests' / 'csrc'}")
     flags, wrapper, name = list(FLAGS), [], "plain"
     if options.sanitize:
-        check_sanitizers(cc)
+        check_sanitizers(cc, SANITIZE)
         flags += SANITIZE
         name = "ASan and UBSan"
+    elif options.thread:
+        check_sanitizers(cc, THREAD)
+        flags += THREAD
+        # It has something to say only of these: lio_wake, lio_wait_ready, the file workers.
+        tests = [test for test in tests if has_threads(test)]
+        name = "TSan"
     elif options.valgrind:
         if shutil.which("valgrind") is None:
             fail("there is no valgrind: apt-get install valgrind libc6-dbg")
@@ -179,7 +194,7 @@ def main() -> None:
         wanted = dict(p.partition(":")[::2] for p in options.programs)
         started = time.monotonic()
         passed = failed = 0
-        for program in build(cc, flags, folder, uring=not options.valgrind):
+        for program in build(cc, flags, folder, tests, uring=not options.valgrind):
             if wanted and program.name not in wanted:
                 continue
             if options.valgrind and program.name in NOT_UNDER_VALGRIND:

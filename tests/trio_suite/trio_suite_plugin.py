@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ def _left_out() -> dict[str, str]:
 
 
 def pytest_configure() -> None:
+    # A job that a shell runs in the background begins with SIGINT ignored, and a test that waits
+    # for KeyboardInterrupt would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if BACKEND != "stock":
         trio_lio.install(backend=BACKEND)
 

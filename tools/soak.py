@@ -1,0 +1,217 @@
+"""Soak: mixed traffic under cancels and faults for as long as asked for; at the end nothing
+may be missing::
+
+    python3 tools/soak.py --minutes 30
+
+Every backend runs in a process of its own, all at the same time, one run of Trio after the
+other. Each run moves data whose every byte is known through sockets, datagrams, pipes, files
+and processes, while calls are cancelled at random, signals come in, connections are delayed,
+cut into small pieces and reset. Checked: each byte that was read against the one written, that
+no call waits for ever, after every run the open descriptors, at the end the resident memory.
+Exit code 0: nothing was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import gc
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import trio
+from soak_jobs import JOBS, Book
+
+import trio_lio
+
+RUN_SECONDS = 6.0
+# No job takes a second of its own; the machine may be busy.
+JOB_PATIENCE = 120.0
+WORKERS = 24
+# What an allocator keeps for itself varies; a leak in some million operations is far above it.
+MEMORY_ALLOWED = 24 << 20
+# From then on memory should not grow: each kind of job has been run many times.
+WARM_AFTER = 0.3
+
+
+def open_fds() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+class Signals:
+    """Interrupts the system calls of this process: SIGUSR1 from time to time."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.sent = 0
+        self._over = threading.Event()
+        self._dice = dice
+        self._thread = threading.Thread(target=self._shoot)
+
+    def _shoot(self) -> None:
+        while not self._over.wait(self._dice.uniform(0.0005, 0.02)):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            self.sent += 1
+
+    def __enter__(self) -> Signals:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+async def one_run(book: Book, dice: random.Random, until: float) -> None:
+    async def work(dice: random.Random) -> None:
+        while time.monotonic() < until:
+            job = dice.choice(JOBS)
+            try:
+                with trio.fail_after(JOB_PATIENCE):
+                    await job(book, dice)
+            except trio.TooSlowError:
+                raise AssertionError(f"{job.__name__} waits for ever") from None
+            book.jobs[job.__name__] += 1
+
+    async with trio.open_nursery() as nursery:
+        await book.start(nursery)
+        async with trio.open_nursery() as workers:
+            for _ in range(WORKERS):
+                workers.start_soon(work, random.Random(dice.random()))
+        nursery.cancel_scope.cancel()
+    book.stop()
+    statistics = trio.lowlevel.current_statistics().io_statistics
+    book.operations += statistics.operations_completed
+    book.cancelled += statistics.operations_cancelled
+    book.overflows += statistics.overflows
+
+
+def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
+    """Soaks one backend in this process; returns what there is to tell."""
+    faulthandler.enable()
+    dice = random.Random(f"{backend} {seed}")
+    book = Book()
+    started = time.monotonic()
+    end = started + minutes * 60
+    runs = leaked = 0
+    warm = 0
+    error = ""
+    with Signals(random.Random(seed)) as signals:
+        before = open_fds()
+        while not error and (time.monotonic() < end or runs < 2):
+            faulthandler.dump_traceback_later(RUN_SECONDS + 2 * JOB_PATIENCE, exit=True)
+            try:
+                until = min(time.monotonic() + RUN_SECONDS, max(end, time.monotonic() + 1))
+                trio_lio.run(one_run, book, dice, until, backend=backend)
+            except BaseException as exc:
+                import traceback
+
+                error = "".join(traceback.format_exception(exc))
+            runs += 1
+            gc.collect()
+            left = {fd: what for fd, what in open_fds().items() if fd not in before}
+            if left and not error:
+                leaked = len(left)
+                error = f"descriptors left open: {left}"
+            if not warm and time.monotonic() - started > WARM_AFTER * minutes * 60:
+                warm = resident()
+        faulthandler.cancel_dump_traceback_later()
+    book.faults["signals"] += signals.sent
+    growth = resident() - (warm or resident())
+    if growth > MEMORY_ALLOWED and not error:
+        error = f"resident memory grew by {growth >> 20} MiB"
+    return {
+        "backend": backend,
+        "seed": seed,
+        "seconds": time.monotonic() - started,
+        "runs": runs,
+        "jobs": dict(book.jobs),
+        "operations": book.operations,
+        "cancelled": book.cancelled,
+        "overflows": book.overflows,
+        "bytes": book.bytes,
+        "faults": dict(book.faults),
+        "bytes_lost": book.lost,
+        "fds_leaked": leaked,
+        "memory_growth": growth,
+        "error": error,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    faults = Counter(result["faults"])
+    print(f"\n{result['backend']}, seed {result['seed']}:")
+    print(f"  runs {result['runs']}, jobs {sum(result['jobs'].values()):,}")
+    print(f"  operations {result['operations']:,}, of them cancelled {result['cancelled']:,}")
+    print(f"  bytes read and compared {result['bytes']:,}")
+    print("  faults", ", ".join(f"{kind} {count:,}" for kind, count in sorted(faults.items())))
+    print(f"  bytes lost {result['bytes_lost']}, descriptors leaked {result['fds_leaked']}")
+    print(f"  resident memory grew by {result['memory_growth'] / 1e6:.1f} MB")
+    if result["error"]:
+        print(result["error"])
+    failed = bool(result["error"])
+    print(
+        f"=== soak, {result['backend']}: {failed:d} failed, {not failed:d} passed "
+        f"in {result['seconds']:.2f}s ===",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("::")[0])
+    parser.add_argument("--minutes", type=float, default=2.0, help="default 2")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--backend", action="append", help="default: all that run here")
+    parser.add_argument("--json", type=Path, help="a file for the results")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        json.dump(soak(options.backend[0], options.minutes, options.seed), sys.stdout)
+        return
+    backends = options.backend or [
+        info.name for info in trio_lio.available_backends() if info.available
+    ]
+    print(f"soaking {', '.join(backends)} for {options.minutes:g} min, seed {options.seed}")
+    command = [sys.executable, __file__, "--one", "--minutes", str(options.minutes)]
+    command += ["--seed", str(options.seed)]
+    children = [
+        subprocess.Popen([*command, "--backend", name], stdout=subprocess.PIPE, text=True)
+        for name in backends
+    ]
+    results = []
+    for name, child in zip(backends, children, strict=True):
+        said, _ = child.communicate()
+        if child.returncode != 0:
+            print(f"=== soak, {name}: 1 failed in 0.00s ===")
+            sys.exit(f"{name}: exit code {child.returncode}")
+        results.append(json.loads(said))
+        show(results[-1])
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1))
+    sys.exit(any(result["error"] for result in results))
+
+
+if __name__ == "__main__":
+    main()
