@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "poller.h"
+#include "sigpipe.h"
 
 #define LENGTH_MAX 0x7ffff000u /* MAX_RW_COUNT: more is cut by every system call alike */
 #define CACHED_MAX                                                                             \
@@ -399,43 +399,10 @@ static lio_attempt end_connect(lio_backend *b, const lio_op *op)
 
 /* -- pipes, terminals, and what else can be read and written ----------------------- */
 
-typedef struct sigpipe_guard {
-    bool active, pending;
-    sigset_t before;
-} sigpipe_guard;
-
-/* write(2) has no MSG_NOSIGNAL. */
-static void hold_sigpipe(lio_backend *b, sigpipe_guard *guard)
+static void hold_sigpipe(lio_backend *b, lio_sigpipe_guard *guard)
 {
-    sigset_t pending, set;
-    guard->active = lio_poller_of(b)->guard_sigpipe;
-    if (!guard->active)
-        return;
-    sigemptyset(&set);
-    sigaddset(&set, SIGPIPE);
-    b->stats.syscalls += 3;
-    guard->pending = sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
-    int error = pthread_sigmask(SIG_BLOCK, &set, &guard->before);
-    assert(error == 0);
-    (void)error;
-}
-
-static void release_sigpipe(sigpipe_guard *guard)
-{
-    sigset_t pending, set;
-    int saved = errno;
-    if (!guard->active)
-        return;
-    if (!guard->pending && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1) {
-        int number;
-        sigemptyset(&set);
-        sigaddset(&set, SIGPIPE);
-        sigwait(&set, &number);
-    }
-    int error = pthread_sigmask(SIG_SETMASK, &guard->before, NULL);
-    assert(error == 0);
-    (void)error;
-    errno = saved;
+    lio_sigpipe_hold(guard, lio_poller_of(b)->guard_sigpipe);
+    b->stats.syscalls += guard->active ? 3 : 0;
 }
 
 /* -1 with EOPNOTSUPP where the kernel or the file does not know the flag. */
@@ -482,7 +449,7 @@ static lio_attempt transfer_asking(lio_backend *b, const lio_op *op, bool writes
 static lio_attempt transfer(lio_backend *b, const lio_op *op, bool writes)
 {
     const struct iovec iov = {op->buf, length_of(op->len)};
-    sigpipe_guard guard = {.active = false};
+    lio_sigpipe_guard guard = {.active = false};
     if (writes)
         hold_sigpipe(b, &guard);
     ssize_t count;
@@ -495,7 +462,7 @@ static lio_attempt transfer(lio_backend *b, const lio_op *op, bool writes)
         attempt = transfer_asking(b, op, writes);
     else
         attempt = count < 0 ? failed(writes ? LIO_WRITER : LIO_READER) : done(count);
-    release_sigpipe(&guard);
+    lio_sigpipe_release(&guard);
     return attempt;
 }
 
@@ -562,11 +529,11 @@ static lio_attempt move_between(lio_backend *b, lio_slot *slot)
     /* SPLICE_F_NONBLOCK is about pipes; the other end goes by its own mode. */
     int from_flags = tees ? -1 : unblock(b, from);
     int to_flags = tees ? -1 : unblock(b, to);
-    sigpipe_guard guard;
+    lio_sigpipe_guard guard;
     hold_sigpipe(b, &guard);
     b->stats.syscalls++;
     int64_t count = lio_file_perform(op, 0);
-    release_sigpipe(&guard);
+    lio_sigpipe_release(&guard);
     restore_flags(from, from_flags);
     restore_flags(to, to_flags);
     return count == -EAGAIN ? wait_for_either(b, op) : done(count);

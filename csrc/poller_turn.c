@@ -1,12 +1,12 @@
 /* poller_turn.c: the poller's beginning, its turns, and its end. */
 #include <assert.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "poller.h"
+#include "sigpipe.h"
 
 #define CLOSE_PATIENCE_NS INT64_C(10000000000)
 
@@ -42,12 +42,6 @@ int lio_poller_reserve(lio_poller *p, uint32_t capacity)
 static void notify(void *argument)
 {
     lio_os_nudge(argument);
-}
-
-static bool sigpipe_kills(void)
-{
-    struct sigaction action;
-    return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_DFL;
 }
 
 static int open_all(lio_backend *b, lio_poller *p)
@@ -105,7 +99,7 @@ int lio_poller_init(lio_backend *b)
     b->state = p;
     p->round = 1;
     p->first_timer = INT64_MAX;
-    p->guard_sigpipe = sigpipe_kills();
+    p->guard_sigpipe = lio_sigpipe_kills();
     int error = open_all(b, p);
     if (error != 0) {
         if (p->files != NULL)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "sigpipe.h"
 
 static int sys_setup(uint32_t entries, struct uring_params *params)
 {
@@ -135,6 +136,7 @@ int lio_ring_open(lio_ring *ring, uint32_t entries, uint32_t cq_entries, uint32_
     if (error != 0)
         return error;
     ring->features = params.features;
+    ring->sigpipe_kills = lio_sigpipe_kills();
     const uint32_t needed = URING_FEAT_SINGLE_MMAP | URING_FEAT_NODROP |
                             URING_FEAT_SUBMIT_STABLE | URING_FEAT_FAST_POLL;
     /* Before 5.7 an operation that cannot proceed takes a kernel thread: not for us. */
@@ -201,8 +203,12 @@ int lio_ring_enter(lio_ring *ring, uint32_t min_complete, int64_t timeout_ns, bo
     /* The entries must be whole before the kernel can see the new tail. */
     __atomic_store_n(ring->sq_tail, ring->sq_local, __ATOMIC_RELEASE);
     ring->syscalls++;
+    lio_sigpipe_guard guard;
+    lio_sigpipe_hold(&guard, ring->sigpipe_kills && ring->raises_sigpipe);
+    ring->syscalls += guard.active ? 3 : 0;
     long done = syscall(URING_NR_ENTER, ring->fd, lio_ring_unsubmitted(ring), min_complete,
                         flags, argp, arg_size);
+    lio_sigpipe_release(&guard);
     return done < 0 ? -errno : (int)done;
 }
 

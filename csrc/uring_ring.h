@@ -12,6 +12,8 @@ typedef struct lio_ring {
     uint32_t features;
     uint32_t capabilities; /* enum lio_capability */
     uint64_t syscalls;
+    bool sigpipe_kills;  /* SIGPIPE would kill this process */
+    bool raises_sigpipe; /* it has had operations that SIGPIPE can come of */
     /* submission queue */
     uint32_t *sq_head, *sq_tail, *sq_flags;
     uint32_t sq_mask, sq_entries;

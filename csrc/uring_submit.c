@@ -128,6 +128,12 @@ static bool choose_buffer(lio_backend *b, uint32_t number, struct uring_sqe *sqe
     return true;
 }
 
+static bool writes_without_flags(uint8_t opcode)
+{
+    return opcode == LIO_WRITE || opcode == LIO_WRITE_AT || opcode == LIO_WRITEV_AT ||
+           opcode == LIO_SPLICE || opcode == LIO_TEE;
+}
+
 void lio_uring_add_operation(lio_backend *b, uint32_t number)
 {
     uring_state *state = lio_uring_of(b);
@@ -170,4 +176,5 @@ void lio_uring_add_operation(lio_backend *b, uint32_t number)
     if (fixed)
         sqe->flags |= URING_SQE_FIXED_FILE; /* the index is the number */
     sqe->user_data = lio_store_token(slot, number);
+    state->ring.raises_sigpipe |= writes_without_flags(opcode);
 }

@@ -17,6 +17,7 @@ CSRC = ROOT / "csrc"
 
 PORTABLE = ["lio.c", "backend.c", "op_store.c"]
 LINUX = [
+    "sigpipe.c",
     "uring.c",
     "uring_complete.c",
     "uring_encode.c",

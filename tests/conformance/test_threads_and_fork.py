@@ -274,7 +274,7 @@ def test_sigpipe_never_kills(backend: IoBackend) -> None:
     """In a process that would die of it."""
     program = textwrap.dedent(
         f"""
-        import signal, socket, sys
+        import os, signal, socket, sys
         from trio_lio.backends import {type(backend).__name__} as Backend, Op
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         with Backend() as backend:
@@ -291,6 +291,22 @@ def test_sigpipe_never_kills(backend: IoBackend) -> None:
                     [done] = backend.wait_timeout(10)
                     assert isinstance(done.error, BrokenPipeError), done
                 backend.close_fd(ours.detach())
+            full, broken = os.pipe(), os.pipe()
+            os.write(full[1], bytes(65536))
+            os.close(broken[0])
+            for op in (Op.write(broken[1], b"x"), Op.splice(full[0], broken[1], 10)):
+                backend.push(1, op)
+                [done] = backend.wait_timeout(10)
+                assert isinstance(done.error, BrokenPipeError), done
+            # Older rings write at the end of whatever system call comes next.
+            if backend.name == "epoll" or "defer_taskrun" in backend.capabilities():
+                backend.push(1, Op.write(full[1], b"x"))
+                assert backend.wait_timeout(0.05) == []
+                os.close(full[0])
+                [done] = backend.wait_timeout(10)
+                assert isinstance(done.error, BrokenPipeError), done
+        # One that comes from elsewhere still does what it should.
+        assert signal.SIGPIPE not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
         print("alive")
         """
     )
