@@ -1,5 +1,5 @@
-/* load_generator.c: a closed loop over epoll. Each connection sends a message, waits for all
- * of it to come back, compares, and sends the next.
+/* load_generator.c: a loop over epoll. Each connection sends a message, waits for all of it
+ * to come back, compares, and sends the next: at once, or when it is due.
  *
  * The messages are windows into one block of noise, shifted from request to request: nothing
  * is copied to send or to compare, and an answer that belongs to another request shows. */
@@ -25,6 +25,7 @@ enum {
     EVENTS = 256,
     CONNECT_WINDOW = 16, /* connections not answered yet: less than any backlog */
     LOOK_UP_MS = 20,     /* how often a quiet load looks at the clock and at stop */
+    SOURCES = 16,        /* 127.0.0.2 and so on: a port that was just used is not free yet */
 };
 #define SECOND_NS 1000000000ll
 #define DRAIN_NS (2 * SECOND_NS)
@@ -33,10 +34,12 @@ typedef struct connection {
     int fd; /* -1: not open, or over */
     bool connected;
     bool awaits_room; /* registered for EPOLLOUT */
+    bool asked;       /* a request is under way */
     uint32_t sequence;
     uint32_t sent, received;
     const uint8_t *message;
     int64_t asked_at;
+    int64_t due; /* the next request, at a fixed rate */
 } connection;
 
 typedef struct load {
@@ -51,11 +54,13 @@ typedef struct load {
     uint32_t scratch_len;
     int epoll;
     enum lio_load_phase phase;
+    uint32_t wanted; /* connections, the idle ones last */
     uint32_t opened, live;
     uint32_t up; /* had an answer: the server has accepted them */
     int64_t now;
     int64_t moved_at; /* when something last happened */
     int64_t phase_since;
+    int64_t interval; /* of one connection's requests; 0: as fast as the answers come */
     clockid_t server_clock;
     int64_t server_cpu;
 } load;
@@ -192,25 +197,46 @@ static int parse_address(load *l)
     return 0;
 }
 
+/* Thousands of new connections a second would use up the ports of one source address. */
+static void choose_source(const load *l, const connection *c, int fd)
+{
+    const struct sockaddr_in *to = (const struct sockaddr_in *)&l->address;
+    if (to->sin_family != AF_INET || ntohl(to->sin_addr.s_addr) >> 24 != 127)
+        return;
+    uint32_t number = (uint32_t)(c - l->connections) + c->sequence;
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    from.sin_addr.s_addr = htonl(0x7f000002u + number % SOURCES);
+    int on = 1;
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    (void)!bind(fd, (struct sockaddr *)&from, sizeof from); /* else one source has to do */
+}
+
 /* 0: under way; -EAGAIN: the backlog of a UNIX socket is full, try again later. */
 static int open_connection(load *l, connection *c)
 {
     int family = l->address.ss_family;
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bool datagrams = l->options->kind == LIO_LOAD_DATAGRAMS;
+    int type = datagrams ? SOCK_DGRAM : SOCK_STREAM;
+    int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
     int on = 1;
-    if (family != AF_UNIX)
+    if (family != AF_UNIX && !datagrams)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (l->options->kind == LIO_LOAD_RECONNECT)
+        choose_source(l, c, fd);
     int error = connect(fd, (struct sockaddr *)&l->address, l->address_len) == 0 ? 0 : -errno;
     if (error != 0 && error != -EINPROGRESS) {
         close(fd);
         return error;
     }
     c->fd = fd;
+    c->connected = c->awaits_room = c->asked = false;
     l->live++;
-    l->opened++;
-    return watch(l, c, EPOLL_CTL_ADD, EPOLLOUT);
+    error = watch(l, c, EPOLL_CTL_ADD, EPOLLOUT);
+    if (error != 0)
+        close_connection(l, c);
+    return error;
 }
 
 static int finish_connecting(load *l, connection *c)
@@ -228,7 +254,9 @@ static int finish_connecting(load *l, connection *c)
 
 static int wait_for_events(load *l, struct epoll_event *events)
 {
-    int count = epoll_wait(l->epoll, events, EVENTS, LOOK_UP_MS);
+    /* What is due at a time must not wait for this thread to wake up. */
+    bool spin = l->interval != 0 && l->phase >= LIO_LOAD_WARMING_UP;
+    int count = epoll_wait(l->epoll, events, EVENTS, spin ? 0 : LOOK_UP_MS);
     if (count < 0)
         count = errno == EINTR ? 0 : -errno;
     l->now = clock_ns();
@@ -270,15 +298,27 @@ static void send_some(load *l, connection *c)
     }
 }
 
-static void start_request(load *l, connection *c)
+static void start_request(load *l, connection *c, int64_t asked_at)
 {
+    assert(!c->asked);
     uint32_t number = (uint32_t)(c - l->connections);
     c->message = l->noise + (number * 31 + c->sequence * 7) % SHIFTS;
     c->sequence++;
     c->sent = 0;
     c->received = 0;
-    c->asked_at = clock_ns();
+    c->asked_at = asked_at;
+    c->asked = true;
     send_some(l, c);
+}
+
+/* What waits for no answer has nothing to wait for any more. */
+static void begin_draining(load *l)
+{
+    for (uint32_t i = 0; i < l->opened; i++) {
+        connection *c = &l->connections[i];
+        if (c->fd >= 0 && (!c->asked || !c->connected))
+            close_connection(l, c);
+    }
 }
 
 static void enter(load *l, enum lio_load_phase phase)
@@ -292,25 +332,57 @@ static void enter(load *l, enum lio_load_phase phase)
     }
     l->phase = phase;
     l->phase_since = l->now;
+    if (phase == LIO_LOAD_DRAINING)
+        begin_draining(l);
 }
 
+static void connect_again(load *l, connection *c)
+{
+    close_connection(l, c);
+    int64_t asked_at = clock_ns(); /* the handshake belongs to the request */
+    int error = open_connection(l, c);
+    c->asked_at = asked_at;
+    if (error != 0) {
+        l->result->errors++;
+        if (l->result->first_error == 0)
+            l->result->first_error = error;
+    }
+}
+
+/* c may be closed by this. */
 static void finish_request(load *l, connection *c)
 {
     const lio_load_options *o = l->options;
     l->now = clock_ns();
+    c->asked = false;
     if (l->phase == LIO_LOAD_CONNECTING) {
         l->up++;
         return;
     }
     if (l->phase == LIO_LOAD_MEASURING) {
         record(l->result, (uint64_t)(l->now - c->asked_at), o->message_bytes);
-        if (l->result->requests == o->requests)
+        if (l->result->requests == o->requests) {
             enter(l, LIO_LOAD_DRAINING);
+            return;
+        }
     }
     if (l->phase == LIO_LOAD_DRAINING)
         close_connection(l, c);
-    else
-        start_request(l, c);
+    else if (o->kind == LIO_LOAD_RECONNECT)
+        connect_again(l, c);
+    else if (l->interval == 0)
+        start_request(l, c, l->now);
+}
+
+static void start_what_is_due(load *l)
+{
+    for (uint32_t i = 0; i < l->options->connections; i++) {
+        connection *c = &l->connections[i];
+        if (c->fd < 0 || c->asked || c->due > l->now)
+            continue;
+        start_request(l, c, c->due);
+        c->due += l->interval;
+    }
 }
 
 static void receive_some(load *l, connection *c)
@@ -334,6 +406,10 @@ static void receive_some(load *l, connection *c)
             lose(l, c, -EBADMSG);
             return;
         }
+        if ((uint32_t)n < size && l->options->kind == LIO_LOAD_DATAGRAMS) {
+            lose(l, c, -EBADMSG); /* cut */
+            return;
+        }
         c->received += (uint32_t)n;
         l->moved_at = l->now;
         if ((uint32_t)n < wanted)
@@ -342,20 +418,51 @@ static void receive_some(load *l, connection *c)
     finish_request(l, c);
 }
 
+/* Takes what the server sends unasked, and looks at none of it. */
+static void swallow(load *l, connection *c)
+{
+    lio_load_result *result = l->result;
+    ssize_t n = recv(c->fd, l->scratch, l->scratch_len, 0);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN))
+        return;
+    if (n <= 0) {
+        lose(l, c, n < 0 ? -errno : -EPIPE);
+        return;
+    }
+    l->now = l->moved_at = clock_ns();
+    if (l->phase == LIO_LOAD_CONNECTING && c->received == 0) {
+        c->received = 1;
+        l->up++;
+    }
+    if (l->phase != LIO_LOAD_MEASURING)
+        return;
+    result->bytes += (uint64_t)n;
+    result->requests = result->bytes / l->options->message_bytes;
+    if (l->options->requests != 0 && result->requests >= l->options->requests)
+        enter(l, LIO_LOAD_DRAINING);
+}
+
 static void handle(load *l, const struct epoll_event *event)
 {
     connection *c = event->data.ptr;
+    bool sink = l->options->kind == LIO_LOAD_SINK;
+    if (c->fd < 0)
+        return; /* closed when the load ended, with its event at hand */
     if (!c->connected) {
         int error = finish_connecting(l, c);
-        if (error == 0)
-            start_request(l, c);
-        else
+        if (error != 0)
             lose(l, c, error);
+        else if (!sink)
+            start_request(l, c, l->phase == LIO_LOAD_CONNECTING ? l->now : c->asked_at);
         return;
     }
-    if (c->fd >= 0 && event->events & EPOLLOUT)
+    if (event->events & EPOLLOUT)
         send_some(l, c);
-    if (c->fd >= 0 && event->events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+    if (c->fd < 0 || !(event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        return;
+    if (sink)
+        swallow(l, c);
+    else
         receive_some(l, c);
 }
 
@@ -364,14 +471,14 @@ static void handle(load *l, const struct epoll_event *event)
 static int connect_all(load *l)
 {
     struct epoll_event events[EVENTS];
-    uint32_t wanted = l->options->connections;
-    while (l->up < wanted && !must_stop(l)) {
-        while (l->opened < wanted && l->opened - l->up < CONNECT_WINDOW) {
+    while (l->up < l->wanted && !must_stop(l)) {
+        while (l->opened < l->wanted && l->opened - l->up < CONNECT_WINDOW) {
             int error = open_connection(l, &l->connections[l->opened]);
             if (error == -EAGAIN)
                 break;
             if (error != 0)
                 return error;
+            l->opened++;
         }
         int count = wait_for_events(l, events);
         if (count < 0)
@@ -402,20 +509,35 @@ static void advance(load *l)
         enter(l, LIO_LOAD_ENDED);
 }
 
+static void begin_requests(load *l)
+{
+    const lio_load_options *o = l->options;
+    if (o->rate != 0)
+        l->interval = SECOND_NS * o->connections / o->rate;
+    for (uint32_t i = 0; i < o->connections; i++) {
+        connection *c = &l->connections[i];
+        if (l->interval != 0)
+            c->due = l->now + l->interval * i / o->connections;
+        else if (o->kind != LIO_LOAD_SINK)
+            start_request(l, c, clock_ns());
+    }
+}
+
 static int exchange(load *l)
 {
     struct epoll_event events[EVENTS];
     l->now = clock_ns();
     l->moved_at = l->now;
     enter(l, LIO_LOAD_WARMING_UP);
-    for (uint32_t i = 0; i < l->options->connections; i++)
-        start_request(l, &l->connections[i]);
+    begin_requests(l);
     while (l->phase != LIO_LOAD_ENDED) {
         int count = wait_for_events(l, events);
         if (count < 0)
             return count;
         for (int i = 0; i < count; i++)
             handle(l, &events[i]);
+        if (l->interval != 0 && l->phase < LIO_LOAD_DRAINING)
+            start_what_is_due(l);
         if (l->phase != LIO_LOAD_DRAINING && out_of_patience(l) != 0) {
             enter(l, LIO_LOAD_ENDED);
             publish(l);
@@ -431,13 +553,15 @@ static int allocate(load *l)
 {
     const lio_load_options *o = l->options;
     size_t noise_len = (size_t)o->message_bytes + SHIFTS;
-    l->scratch_len = o->message_bytes < SCRATCH_BYTES ? o->message_bytes : SCRATCH_BYTES;
-    l->connections = calloc(o->connections, sizeof *l->connections);
+    l->scratch_len = o->message_bytes < SCRATCH_BYTES && o->kind != LIO_LOAD_SINK
+                         ? o->message_bytes
+                         : SCRATCH_BYTES;
+    l->connections = calloc(l->wanted, sizeof *l->connections);
     l->noise = malloc(noise_len);
     l->scratch = malloc(l->scratch_len);
     if (l->connections == NULL || l->noise == NULL || l->scratch == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < o->connections; i++)
+    for (uint32_t i = 0; i < l->wanted; i++)
         l->connections[i].fd = -1;
     uint32_t noise = 2463534242u;
     for (size_t i = 0; i < noise_len; i++) {
@@ -473,8 +597,12 @@ int lio_load_run(const lio_load_options *options, lio_load_progress *progress,
               .epoll = -1};
     memset(result, 0, sizeof *result);
     if (options->connections == 0 || options->message_bytes == 0 || options->duration_ns < 0 ||
-        options->warm_up_ns < 0 || options->patience_ns < 0)
+        options->warm_up_ns < 0 || options->patience_ns < 0 || options->kind > LIO_LOAD_SINK ||
+        options->idle > UINT32_MAX - options->connections)
         return -EINVAL;
+    if (options->kind == LIO_LOAD_DATAGRAMS && options->message_bytes > 65507)
+        return -EMSGSIZE;
+    l.wanted = options->connections + options->idle;
     l.now = clock_ns();
     l.moved_at = l.now;
     int error = parse_address(&l);

@@ -1,6 +1,6 @@
-/* load_generator: connections that ping-pong messages with an echo server, and what they
- * found: requests, errors, latencies. One thread, no Python, no global state. Results are 0
- * or positive, errors are negative errno values. */
+/* load_generator: connections that load a server in one of a few ways, and what they found:
+ * requests, errors, latencies. One thread, no Python, no global state. Results are 0 or
+ * positive, errors are negative errno values. */
 #ifndef LIO_LOAD_GENERATOR_H
 #define LIO_LOAD_GENERATOR_H
 
@@ -14,6 +14,13 @@ extern "C" {
 /* 32 buckets for every power of two: a latency is known to 3 percent, up to 68 seconds. */
 enum { LIO_LOAD_BUCKETS = 1024 };
 
+enum lio_load_kind {
+    LIO_LOAD_ECHO,      /* each connection sends a message and waits for it to come back */
+    LIO_LOAD_RECONNECT, /* the same, once, on a connection that was opened for it */
+    LIO_LOAD_DATAGRAMS, /* the same, each message a datagram */
+    LIO_LOAD_SINK,      /* the server sends unasked; every message_bytes are a request */
+};
+
 /* Zeroed is the default of everything but connections, message_bytes and the address. */
 typedef struct lio_load_options {
     const char *host; /* numeric IPv4 or IPv6; NULL: path */
@@ -26,7 +33,11 @@ typedef struct lio_load_options {
     int64_t warm_up_ns;  /* not counted, beside the first answer on each connection */
     int64_t patience_ns; /* without any byte or connection; 0: ten seconds */
     int32_t server_pid;  /* whose CPU time to read; 0: nobody's */
-    int32_t reserved;
+    uint32_t kind;       /* enum lio_load_kind */
+    uint32_t idle;       /* connections besides: answered once, silent from then on */
+    /* Requests a second, due at even intervals whether the server keeps up or not: a latency
+     * then counts from when its request was due. 0: each request follows an answer. */
+    uint32_t rate;
 } lio_load_options;
 
 enum lio_load_phase {
@@ -65,7 +76,8 @@ typedef struct lio_load_result {
 /* Connects all and has each answered once, lets them warm up, measures, drains, closes.
  * progress may be NULL. A lost connection is counted, and the others go on. Errors: what
  * connecting failed with; -ETIMEDOUT when nothing moved for patience_ns (with what was measured
- * until then); -EINVAL, -ENAMETOOLONG for options; -ESRCH for server_pid; -EMFILE, -ENOMEM. */
+ * until then); -EINVAL, -ENAMETOOLONG for options; -ESRCH for server_pid; -EMFILE, -ENOMEM. A
+ * datagram that gets lost ends its connection's part. */
 int lio_load_run(const lio_load_options *options, lio_load_progress *progress,
                  lio_load_result *result);
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 
@@ -114,7 +114,34 @@ def _parser() -> argparse.ArgumentParser:
         help="which servers, separated by commas; stock is Trio without trio-lio",
     )
     demo.add_argument("--json", action="store_true", help="the result for machines to read")
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="trio-lio against stock Trio, asyncio, uvloop and anyio, work by work",
+        description="Measures trio-lio and its rivals at each kind of work, in turn over "
+        "several rounds, servers on one CPU and the load on another, all on loopback. Shows "
+        "tables, and writes bench.json and plots. The extra 'bench' has the rivals and what "
+        "draws: pip install 'trio-lio[bench]'; what is missing is left out and named.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    bench.add_argument("names", nargs="*", metavar="NAME", help="works, or rows of the table")
+    bench.add_argument("--list", action="store_true", help="which works there are")
+    bench.add_argument(
+        "--rounds", type=_count, default=5, metavar="N", help="measurements of each server"
+    )
+    bench.add_argument(
+        "--seconds", type=_seconds, default=0.5, metavar="S", help="of one measurement"
+    )
+    bench.add_argument(
+        "--out", default="bench-results", metavar="DIR", help="for bench.json and the plots"
+    )
+    bench.add_argument("--compare", metavar="FILE", help="the bench.json of an earlier run")
+    bench.add_argument("--json", action="store_true", help="print the JSON, not the tables")
 
 
 def _split_run(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -156,6 +183,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.backends.split(","),
             as_json=options.json,
         )
+    if options.command == "bench":
+        from .bench._main import Plan as BenchPlan
+        from .bench._main import bench, list_works
+
+        if options.list:
+            list_works()
+            return 0
+        plan = BenchPlan(
+            rounds=options.rounds,
+            seconds=options.seconds,
+            out=options.out,
+            compare=options.compare,
+            as_json=options.json,
+        )
+        return bench(plan, options.names)
     from ._run import run_program
 
     return run_program(

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
-import selectors
 import statistics
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +24,12 @@ from . import __version__
 from ._console import Progress, print_table
 from ._measure import Load, LoadResult, count_syscalls
 from ._native import available_backends, backend_names
+from ._under_load import NotUp, ServerProcess, two_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 STOCK = "stock"
-_START_SECONDS = 20.0
-_STOP_SECONDS = 5.0
 _WARM_UP_SECONDS = 0.2
 _COUNTING_SECONDS = 0.4
 
@@ -52,9 +48,8 @@ class DemoError(Exception):
     """The demo cannot go on; the message says why."""
 
 
-class Server:
-    """The echo server in a process of its own. It ends when this end of its standard input
-    closes, so it cannot outlive us."""
+class Server(ServerProcess):
+    """The echo server, on one backend or on stock Trio, and what was measured of it."""
 
     def __init__(self, name: str, cpu: int | None) -> None:
         self.name = name
@@ -65,74 +60,11 @@ class Server:
         program = ["-m", "trio_lio._demo_server"]
         if name != STOCK:
             program = ["-m", "trio_lio", "run", "--backend", name, *program]
-        # A session of its own: Ctrl-C is for us, and we stop the servers in order.
-        self._process = subprocess.Popen(
-            [sys.executable, *program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        if cpu is not None:
-            os.sched_setaffinity(self.pid, {cpu})
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def wait_until_up(self) -> None:
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            line = selector.select(_START_SECONDS) and self._process.stdout.readline()
-        if not line:
-            raise DemoError(f"the {self.name} server did not start")
-        hello = json.loads(line)
-        self.address = ("127.0.0.1", int(hello["port"]))
-        self.backend = str(hello["backend"])
+        super().__init__(program, cpu)
 
     @property
     def label(self) -> str:
-        return "stock Trio" if self.name == STOCK else self.backend
-
-    def stop(self) -> None:
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-
-
-def _siblings(cpu: int) -> set[int]:
-    """The CPUs that share a core with this one."""
-    path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-    found = {cpu}
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-        for part in file.read().split(","):
-            first, _, last = part.partition("-")
-            found |= set(range(int(first), int(last or first) + 1))
-    return found
-
-
-@contextlib.contextmanager
-def _two_cpus() -> Iterator[int | None]:
-    """Keeps us, and so the load generator, on one CPU; gives another for the servers, one
-    that shares no core with it if possible. None if there is just one."""
-    before = os.sched_getaffinity(0)
-    if len(before) < 2:
-        yield None
-        return
-    servers, *others = sorted(before, reverse=True)
-    apart = [cpu for cpu in others if cpu not in _siblings(servers)]
-    os.sched_setaffinity(0, {(apart or others)[0]})
-    try:
-        yield servers
-    finally:
-        os.sched_setaffinity(0, before)
+        return "stock Trio" if self.name == STOCK else str(self.hello["backend"])
 
 
 @contextlib.contextmanager
@@ -144,7 +76,10 @@ def _servers(names: Sequence[str], cpu: int | None) -> Iterator[list[Server]]:
             stack.callback(server.stop)
             servers.append(server)
         for server in servers:
-            server.wait_until_up()
+            try:
+                server.wait_until_up()
+            except NotUp:
+                raise DemoError(f"the {server.name} server did not start") from None
         yield servers
 
 
@@ -300,7 +235,7 @@ def _show(servers: Sequence[Server], plan: Plan, notes: list[str], as_json: bool
 
 
 def _run(plan: Plan, names: Sequence[str], notes: list[str], as_json: bool) -> None:
-    with _two_cpus() as cpu:
+    with two_cpus() as cpu:
         if cpu is None:
             notes.append("There is one CPU: the servers share it with the load generator.")
         with _servers(names, cpu) as servers, Progress(len(names) * (plan.rounds + 1)) as p:

@@ -34,6 +34,7 @@ LINUX = [
     "timer_heap.c",
     "file_ops.c",
     "file_pool.c",
+    "floor_server.c",
     "load_generator.c",
     "syscall_count.c",
 ]
@@ -53,6 +54,7 @@ int lio_py_wait_ready(lio_backend *backend, double seconds);
 
 GLUE = """
 #include "lio.h"
+#include "floor_server.h"
 #include "load_generator.h"
 #include "syscall_count.h"
 
@@ -139,7 +141,7 @@ def make() -> FFI:
     headers = ["lio.h"]
     if sys.platform.startswith("linux"):
         sources += LINUX
-        headers += ["load_generator.h", "syscall_count.h"]
+        headers += ["floor_server.h", "load_generator.h", "syscall_count.h"]
     builder.cdef("\n".join(declarations(CSRC / name) for name in headers))
     builder.cdef(GLUE_DECLARATIONS)
     arguments = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-pthread"]

@@ -1,0 +1,1 @@
+"""Servers, run as scripts; nothing here imports another."""
