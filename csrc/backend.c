@@ -114,9 +114,14 @@ int lio_create(const char *name, const lio_options *options, lio_backend **backe
         if (error != 0)
             return error;
     }
+    lio_spin spin;
+    error = lio_spin_init(&spin, options == NULL ? 0 : options->spin_us);
+    if (error != 0)
+        return error;
     lio_backend *b = calloc(1, sizeof *b);
     if (b == NULL)
         return -ENOMEM;
+    b->spin = spin;
     b->vtable = chosen;
     b->wake_fd = -1;
     b->without = without;

@@ -7,6 +7,7 @@
 
 #include "lio.h"
 #include "op_store.h"
+#include "spin.h"
 
 /* What kernels may or may not offer. The names are those of lio_capability_name. */
 enum lio_capability {
@@ -68,6 +69,7 @@ struct lio_backend {
     uint32_t capabilities;
     uint32_t without;
     lio_stats stats;
+    lio_spin spin;
     bool woken;
     int waiters;     /* threads in lio_wait_ready; atomic */
     int unsubmitted; /* something is queued or settled since the last turn; atomic */
@@ -92,6 +94,16 @@ uint32_t lio_probe_fork_guard(void);
 
 int64_t lio_now(void); /* CLOCK_MONOTONIC, nanoseconds */
 int64_t lio_deadline(int64_t timeout_ns);
+
+/* Tells the processor that this is a loop that only watches. */
+static inline void lio_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 /* Closes what a completion brings that nobody will take: an accepted socket, an opened
  * file. */

@@ -718,5 +718,7 @@ int lio_get_stats(const lio_backend *b, lio_stats *stats)
     *stats = b->stats;
     stats->in_flight = b->store.taken;
     stats->capacity = b->store.capacity;
+    stats->spins = b->spin.moments;
+    stats->spin_hits = b->spin.hits;
     return 0;
 }

@@ -137,10 +137,20 @@ typedef struct lio_msg {
     uint8_t addr[LIO_ADDR_MAX];
 } lio_msg;
 
+enum {
+    LIO_SPIN_US = 20,
+    LIO_SPIN_US_MAX = 1000,
+};
+
 typedef struct lio_options {
     /* Capabilities to do without, separated by commas: for tests, and for kernels that
      * claim what they cannot do. NULL: none. Unknown names: -EINVAL. */
     const char *without;
+    /* Microseconds to watch for events before a wait sleeps, while that pays by the record of
+     * the last waits. 0: LIO_SPIN_US; negative: never; above LIO_SPIN_US_MAX: -EINVAL. A signal
+     * whose handler runs in that time, as in that before any wait, does not end the wait: let
+     * the handler call lio_wake. */
+    int32_t spin_us;
 } lio_options;
 
 typedef struct lio_probe_result {
@@ -160,7 +170,9 @@ typedef struct lio_stats {
     uint64_t in_flight; /* now: queued, submitted, or done and not handed out */
     uint64_t capacity;  /* now */
     uint64_t wakeups;
-    uint64_t waits; /* calls of lio_wait */
+    uint64_t waits;     /* calls of lio_wait */
+    uint64_t spins;     /* waits that began by watching: see lio_options.spin_us */
+    uint64_t spin_hits; /* of those, ended by what they saw */
 } lio_stats;
 
 /* The backends of this build, in order of preference; NULL past the end. */

@@ -187,11 +187,42 @@ static int64_t time_until(int64_t deadline_ns)
     return deadline_ns > now ? deadline_ns - now : 0;
 }
 
+/* Asks again and again for a moment, without sleeping. */
+static int watch_shortly(lio_backend *b, int64_t deadline_ns)
+{
+    lio_poller *p = lio_poller_of(b);
+    int64_t until = lio_spin_until(&b->spin, deadline_ns);
+    int count;
+    do {
+        count = lio_os_wait(b, p->os, 0, p->events);
+    } while (count == 0 && lio_now() < until);
+    lio_spin_watched(&b->spin, count != 0);
+    return count;
+}
+
+static int wait_for_events(lio_backend *b, int64_t timeout_ns)
+{
+    lio_poller *p = lio_poller_of(b);
+    if (timeout_ns != 0 && lio_spin_is_on(&b->spin)) {
+        int64_t deadline = lio_deadline(timeout_ns);
+        int count = watch_shortly(b, deadline);
+        if (count != 0)
+            return count;
+        timeout_ns = time_until(deadline);
+    }
+    if (timeout_ns == 0 || !lio_spin_learns(&b->spin))
+        return lio_os_wait(b, p->os, timeout_ns, p->events);
+    int64_t since = lio_now();
+    int count = lio_os_wait(b, p->os, timeout_ns, p->events);
+    lio_spin_slept(&b->spin, lio_now() - since);
+    return count;
+}
+
 /* Asks the OS once, for that long at most, and runs what it names. */
 static int collect(lio_backend *b, int64_t timeout_ns)
 {
     lio_poller *p = lio_poller_of(b);
-    int count = lio_os_wait(b, p->os, timeout_ns, p->events);
+    int count = wait_for_events(b, timeout_ns);
     if (timeout_ns != 0)
         lio_poller_next_round(p); /* others were at work meanwhile */
     for (int i = 0; i < count; i++)

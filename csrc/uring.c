@@ -256,10 +256,49 @@ static int wait_by_poll(lio_backend *b, int64_t left)
     return done < 0 ? done : lio_ring_enter(ring, 0, 0, true);
 }
 
+static bool shows_something(const lio_ring *ring)
+{
+    return lio_ring_peek(ring) != NULL ||
+           (lio_ring_flags(ring) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+/* Watches the shared memory for a moment. 1: something came and was taken; 0: nothing did, or
+ * there is nothing to watch. */
+static int watch_shortly(lio_backend *b, int64_t deadline_ns)
+{
+    lio_ring *ring = &lio_uring_of(b)->ring;
+    int64_t until = lio_spin_until(&b->spin, deadline_ns);
+    int done = 0;
+    if (lio_ring_unsubmitted(ring) != 0) {
+        done = lio_ring_enter(ring, 0, 0, true);
+        if (done < 0 || lio_ring_unsubmitted(ring) != 0)
+            return 0; /* whoever blocks sees to that */
+    }
+    if (lio_uring_reap(b) != 0)
+        return 1;
+    bool seen;
+    while (!(seen = shows_something(ring)) && lio_now() < until)
+        lio_relax();
+    lio_spin_watched(&b->spin, seen);
+    if (!seen)
+        return 0;
+    if (lio_ring_flags(ring) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW))
+        done = lio_ring_enter(ring, 0, 0, true);
+    lio_uring_reap(b);
+    return done < 0 && done != -EBUSY && done != -EAGAIN && done != -EINTR ? done : 1;
+}
+
 /* Blocks for a completion. -EINTR: a signal came first. */
 static int block(lio_backend *b, int64_t deadline_ns)
 {
     lio_ring *ring = &lio_uring_of(b)->ring;
+    if (lio_spin_is_on(&b->spin)) {
+        int seen = watch_shortly(b, deadline_ns);
+        if (seen != 0)
+            return seen < 0 ? seen : 0;
+    }
+    bool learns = lio_spin_learns(&b->spin);
+    int64_t since = learns ? lio_now() : 0;
     int64_t left = -1;
     if (deadline_ns != INT64_MAX) {
         left = deadline_ns - lio_now();
@@ -268,6 +307,8 @@ static int block(lio_backend *b, int64_t deadline_ns)
     }
     bool polls = left >= 0 && !(ring->capabilities & LIO_CAP_EXT_ARG);
     int done = polls ? wait_by_poll(b, left) : lio_ring_enter(ring, 1, left, true);
+    if (learns)
+        lio_spin_slept(&b->spin, lio_now() - since);
     if (lio_uring_reap(b) != 0 || done == -ETIME || done == -EBUSY)
         return 0;
     if (done == -EAGAIN || (done >= 0 && lio_ring_unsubmitted(ring) != 0)) {
@@ -468,6 +509,8 @@ static int uring_init(lio_backend *b)
     b->pool_size = state->pool.size;
     b->receive_max = LIO_POOL_BUFFER;
     b->capabilities = state->ring.capabilities | (b->capabilities & LIO_CAP_WIPE_ON_FORK);
+    if (!(b->capabilities & LIO_CAP_TASKRUN_FLAG))
+        b->spin.limit_ns = 0; /* there is nothing to see */
     if (!(b->without & LIO_CAP_BUF_RING) &&
         lio_uring_pool_register(&state->pool, &state->ring) == 0)
         b->capabilities |= LIO_CAP_BUF_RING;

@@ -15,7 +15,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
-PORTABLE = ["lio.c", "backend.c", "op_store.c"]
+PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c"]
 LINUX = [
     "sigpipe.c",
     "uring.c",

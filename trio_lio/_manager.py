@@ -95,6 +95,10 @@ class LioStatistics:
     overflows: int
     """Times that the completion queue was found overflowed; nothing is lost by that."""
     wakeups: int
+    spins: int
+    """Times that a wait watched for events for a moment before it would sleep."""
+    spin_hits: int
+    """Of those, the ones that were ended by an event."""
     capacity: int
     """Operations that fit before the backend has to grow."""
 
@@ -351,6 +355,8 @@ class LioIOManager:
             syscalls=stats.syscalls,
             overflows=stats.overflow,
             wakeups=stats.wakeups,
+            spins=stats.spins,
+            spin_hits=stats.spin_hits,
             capacity=stats.capacity,
         )
 

@@ -71,11 +71,27 @@ class BackendInfo:
     """The kernel's error number when it is not available, 0 otherwise."""
 
 
+def _spin_us() -> int:
+    """What ``TRIO_LIO_SPIN`` asks for, as lio_options has it."""
+    text = os.environ.get("TRIO_LIO_SPIN", "")
+    try:
+        asked = int(text or lib.LIO_SPIN_US)
+    except ValueError:
+        asked = -1
+    if not 0 <= asked <= lib.LIO_SPIN_US_MAX:
+        raise ValueError(
+            f"TRIO_LIO_SPIN={text!r} is not a whole number of microseconds from 0 (never) to "
+            f"{lib.LIO_SPIN_US_MAX}"
+        )
+    return asked or -1
+
+
 def _options() -> Any:
     without = os.environ.get("TRIO_LIO_URING_WITHOUT", "")
     text = ffi.new("char[]", without.encode())
     options = ffi.new("lio_options *")
     options.without = text
+    options.spin_us = _spin_us()
     # The struct does not keep what it points to.
     return options, text
 

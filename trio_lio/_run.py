@@ -31,6 +31,8 @@ _SUMS = (
     "syscalls",
     "overflows",
     "wakeups",
+    "spins",
+    "spin_hits",
 )
 _MAXIMA = ("largest_batch", "capacity")
 

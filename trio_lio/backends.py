@@ -149,6 +149,10 @@ class BackendStats:
     """Waits that a `wake` ended."""
     waits: int
     """Calls of `IoBackend.wait_timeout`."""
+    spins: int
+    """Waits that began by watching for events for a moment."""
+    spin_hits: int
+    """Of those, the ones that were ended by what they saw."""
 
 
 # -- results ---------------------------------------------------------------------------
