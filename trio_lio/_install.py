@@ -172,15 +172,17 @@ def _detach(self: Any) -> int:
 _STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": _detach})
 
 
+# What has ours in its place, in this order.
+_layers: list[Any] = [_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB]
+
+
 # As with `Replaced`, each step of both looks at what is there.
 
 
 def _put_in_place() -> None:
     global _trio_manager
-    _socket.put_in_place()
-    _stream.METHODS.put_in_place()
-    _stream.FUNCTIONS.put_in_place()
-    _STDLIB.put_in_place()
+    for layer in _layers:
+        layer.put_in_place()
     LioIOManager.for_new_run = staticmethod(_make_manager)
     if run_module.TheIOManager is not LioIOManager:
         _trio_manager = run_module.TheIOManager
@@ -190,10 +192,8 @@ def _put_in_place() -> None:
 def _take_away() -> None:
     if run_module.TheIOManager is LioIOManager:
         run_module.TheIOManager = _trio_manager
-    _STDLIB.take_away()
-    _stream.FUNCTIONS.take_away()
-    _stream.METHODS.take_away()
-    _socket.take_away()
+    for layer in reversed(_layers):
+        layer.take_away()
 
 
 def _enter() -> None:
