@@ -150,7 +150,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy --strict over the package; what to check stands in pyproject.toml."""
-    session.install("mypy>=1.18", "types-cffi", "trio>=0.30", "attrs", "outcome", "rich>=13")
+    # Beside the checker: what the package imports, its extras included.
+    needed = "trio>=0.30 attrs outcome rich>=13 anyio>=4.5 uvloop matplotlib>=3.7 pytest>=9"
+    session.install("mypy>=1.18", "types-cffi", *needed.split())
     session.run("mypy", "--cache-dir", str(_place(session) / "mypy"))
 
 
