@@ -460,7 +460,9 @@ static void test_splice_waits_for_either_end(void)
         push(h, 1, op);
         uint64_t before = harness_syscalls(h);
         still_waits(h, 1);
-        CHECK(harness_syscalls(h) - before < 40);
+        /* It does not spin: a spin makes thousands. SIGPIPE, which kills here, is held back
+         * around each enter, and that alone is three calls. */
+        CHECK(harness_syscalls(h) - before < 4 * 40);
         if (round & 2) {
             CHECK_EQ(lio_cancel(h->b, 1), 0);
             CHECK_EQ(harness_result(h, 1), -ECANCELED);
