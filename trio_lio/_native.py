@@ -6,6 +6,7 @@ Knows nothing of Trio.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from typing import Any, NoReturn
 
@@ -103,11 +104,12 @@ def _unknown_capability() -> NoReturn:
     )
 
 
-def _all_capabilities() -> list[str]:
+@functools.cache
+def _all_capabilities() -> tuple[str, ...]:
     names: list[str] = []
     while (name := lib.lio_capability_name(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
-    return names
+    return tuple(names)
 
 
 def capability_names(bits: int) -> tuple[str, ...]:
