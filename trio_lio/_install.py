@@ -76,7 +76,17 @@ def _check_name(name: str, source: str) -> None:
         )
 
 
-def _settings(backend: str | None, capacity: int | None, files: bool) -> Settings:
+def settings(
+    backend: str | None = None, capacity: int | None = None, files: bool = True
+) -> Settings:
+    """What a run is asked to use. What it leaves open, the last `install` says."""
+    for last in _stack[-1:]:
+        backend = last.backend if backend is None else backend
+        capacity = last.capacity if capacity is None else capacity
+    return _checked(backend, capacity, files)
+
+
+def _checked(backend: str | None, capacity: int | None, files: bool) -> Settings:
     if backend is None:
         backend = os.environ.get("TRIO_LIO_BACKEND") or None
         if backend is not None:
@@ -119,26 +129,26 @@ def choose(backend: str | None) -> tuple[str, str]:
     return name, f"fallback: {reason}" if reason else "first in order of preference"
 
 
-def _make_lio_manager(settings: Settings) -> LioIOManager:
-    name, reason = choose(settings.backend)
+def _make_lio_manager(wanted: Settings) -> LioIOManager:
+    name, reason = choose(wanted.backend)
     try:
-        return LioIOManager(name, settings.capacity, reason)
+        return LioIOManager(name, wanted.capacity, reason)
     except BackendUnavailable:
-        if settings.backend is not None:
+        if wanted.backend is not None:
             raise
     # It ran when it was tried first: something (a seccomp filter, a sysctl) has come since.
     _preferred.cache_clear()
     name, reason = choose(None)
-    return LioIOManager(name, settings.capacity, reason)
+    return LioIOManager(name, wanted.capacity, reason)
 
 
 def _make_manager() -> Any:
     """What ``TheIOManager()`` answers to a run that is just starting."""
-    settings = _next_run.settings
+    wanted = _next_run.settings
     _next_run.settings = None
-    if settings is None and _stack:
-        settings = _stack[-1]
-    return _trio_manager() if settings is None else _make_lio_manager(settings)
+    if wanted is None and _stack:
+        wanted = _stack[-1]
+    return _trio_manager() if wanted is None else _make_lio_manager(wanted)
 
 
 # -- putting in place ------------------------------------------------------------------
@@ -196,6 +206,14 @@ def _take_away() -> None:
         layer.take_away()
 
 
+def add_layer(layer: Any) -> None:
+    """From now on ``layer.put_in_place()`` and ``layer.take_away()`` belong to it."""
+    with _lock:
+        _layers.append(layer)
+        if _users:
+            layer.put_in_place()
+
+
 def _enter() -> None:
     global _users
     with _lock:
@@ -235,14 +253,14 @@ def install(
       BackendUnavailable: the backend asked for cannot run here; the message says why.
       TrioIncompatible: the Trio at hand is not one that trio-lio knows.
     """
-    settings = _settings(backend, capacity, files)
-    if settings.backend is not None:
-        info = probe(settings.backend)
+    wanted = _checked(backend, capacity, files)
+    if wanted.backend is not None:
+        info = probe(wanted.backend)
         if not info.available:
-            raise_unavailable(settings.backend, -info.errno)
+            raise_unavailable(wanted.backend, -info.errno)
     _enter()
     with _lock:
-        _stack.append(settings)
+        _stack.append(wanted)
 
 
 def uninstall() -> None:
@@ -271,14 +289,24 @@ def installed(
 
 
 @contextlib.contextmanager
-def _for_next_run(settings: Settings) -> Iterator[None]:
+def in_use() -> Iterator[None]:
+    """Keeps everything in place, whichever runs there are."""
     _enter()
-    _next_run.settings = settings
     try:
         yield
     finally:
-        _next_run.settings = None
         _leave()
+
+
+@contextlib.contextmanager
+def for_next_run(wanted: Settings) -> Iterator[None]:
+    """The run that this thread starts next is a lio run."""
+    with in_use():
+        _next_run.settings = wanted
+        try:
+            yield
+        finally:
+            _next_run.settings = None
 
 
 def run(
@@ -291,11 +319,11 @@ def run(
 ) -> Any:
     """`trio.run` on operations: same arguments, results, exceptions, strictness.
 
-    For ``backend``, ``capacity`` and ``files`` see `install`; all other keyword arguments
-    are those of `trio.run`.
+    For ``backend``, ``capacity`` and ``files`` see `install`, whose last call says what is
+    not given here; all other keyword arguments are those of `trio.run`.
     """
     __tracebackhide__ = True
-    with _for_next_run(_settings(backend, capacity, files)):
+    with for_next_run(settings(backend, capacity, files)):
         return trio.run(async_fn, *args, **trio_run_kwargs)
 
 
@@ -313,7 +341,7 @@ def start_guest_run(
     For ``backend``, ``capacity`` and ``files`` see `install`; all other arguments are those
     of Trio's function.
     """
-    settings = _settings(backend, capacity, files)
+    wanted = settings(backend, capacity, files)
 
     def done(result: Any) -> object:
         _leave()
@@ -321,7 +349,7 @@ def start_guest_run(
 
     _enter()
     try:
-        _next_run.settings = settings
+        _next_run.settings = wanted
         trio.lowlevel.start_guest_run(async_fn, *args, done_callback=done, **trio_kwargs)
     except BaseException:
         _leave()

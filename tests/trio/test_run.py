@@ -404,6 +404,21 @@ def test_nested_installs_are_a_stack() -> None:
     assert trio.run(backend_in_use) is None
 
 
+def test_what_a_run_leaves_open_install_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def in_use() -> tuple[str | None, int]:
+        statistics = trio.lowlevel.current_statistics().io_statistics
+        return await backend_in_use(), statistics.capacity
+
+    monkeypatch.setenv("TRIO_LIO_BACKEND", BACKENDS[0])
+    with trio_lio.installed("epoll", capacity=7):
+        assert trio_lio.run(in_use) == ("epoll", 7)
+        assert trio_lio.run(in_use, backend=BACKENDS[0]) == (BACKENDS[0], 7)
+        assert trio_lio.run(in_use, capacity=9) == ("epoll", 9)
+        with trio_lio.installed():
+            assert trio_lio.run(in_use) == (BACKENDS[0], 256)
+    assert trio_lio.run(in_use) == (BACKENDS[0], 256)
+
+
 def test_uninstall_without_install_is_an_error() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not installed"):
