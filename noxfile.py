@@ -36,6 +36,7 @@ nox.options.sessions = [
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 OLDEST_TRIO = "0.27.0"
+OLDEST_ANYIO = "4.7.0"
 # What to install for each Trio. The tests of 0.27 are older than a trustme that hands keys
 # over in another form and a pyOpenSSL that refuses to change a context which is in use.
 TRIOS = {
@@ -151,7 +152,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """mypy --strict over the package; what to check stands in pyproject.toml."""
     # Beside the checker: what the package imports, its extras included.
-    needed = "trio>=0.30 attrs outcome rich>=13 anyio>=4.5 uvloop matplotlib>=3.7 pytest>=9"
+    needed = "trio>=0.30 attrs outcome rich>=13 anyio>=4.7 uvloop matplotlib>=3.7 pytest>=9"
     session.install("mypy>=1.18", "types-cffi", *needed.split())
     session.run("mypy", "--cache-dir", str(_place(session) / "mypy"))
 
@@ -170,8 +171,9 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session(python=FOUND[0])
 def tests_oldest(session: nox.Session) -> None:
-    """The tests on the oldest Trio that is supported."""
-    _run_tests(session, _install(session, "test", f"trio=={OLDEST_TRIO}"))
+    """The tests on the oldest Trio and the oldest anyio that are supported."""
+    oldest = f"trio=={OLDEST_TRIO}", f"anyio=={OLDEST_ANYIO}"
+    _run_tests(session, _install(session, "test", *oldest))
 
 
 @nox.session

@@ -29,7 +29,7 @@ python_use_unqualified_type_names = True
 nitpicky = True
 # Names of other projects: a link to them would make the build depend on their sites.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(trio|outcome|attrs?|anyio|cffi)(\..*)?"),
+    (r"py:.*", r"(trio|outcome|attrs?|anyio|sniffio|cffi)(\..*)?"),
     (r"py:.*", r"(os|socket|signal|errno|collections\.abc|typing|typing_extensions)(\..*)?"),
     (r"py:.*", r"(None|True|False|int|str|bytes|bool|float|list|dict|tuple|object|type)"),
     (r"py:.*", r"[A-Z]\w*(Error|Warning|Exception)"),
@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
 ]
 
 # Docstrings stand in private modules and name things as their readers know them.
-_HOMES = ["trio_lio", "trio_lio.backends", "trio_lio.backends.IoBackend"]
+_HOMES = ["trio_lio", "trio_lio.anyio", "trio_lio.backends", "trio_lio.backends.IoBackend"]
 
 
 def _sections(

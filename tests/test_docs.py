@@ -82,7 +82,7 @@ def run(command: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_file_with_examples_is_read() -> None:
-    assert {"README.md", "index.rst", "using-it.rst", "backends.rst"} <= {
+    assert {"README.md", "index.rst", "using-it.rst", "backends.rst", "anyio.rst"} <= {
         block.file.name for block in BLOCKS
     }
     assert {block.language for block in BLOCKS} <= {"python", "sh", "text"}

@@ -1,11 +1,13 @@
 """Trio on completions: io_uring, and a first-class epoll poller, under unchanged programs."""
 
-from . import backends, lowlevel
+from . import _anyio_finder, backends, lowlevel
 from ._install import current_backend, install, installed, run, start_guest_run, uninstall
 from ._native import BackendInfo, BackendUnavailable, available_backends
 from ._trio_compat import TrioIncompatible
 
 __version__ = "0.1.0"
+
+_anyio_finder.install()
 
 __all__ = [
     "BackendInfo",

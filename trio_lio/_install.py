@@ -12,6 +12,7 @@ import errno
 import functools
 import os
 import socket as stdlib_socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,7 @@ def _make_lio_manager(wanted: Settings) -> LioIOManager:
 
 def _make_manager() -> Any:
     """What ``TheIOManager()`` answers to a run that is just starting."""
+    _look_for_anyio()
     wanted = _next_run.settings
     _next_run.settings = None
     if wanted is None and _stack:
@@ -182,7 +184,7 @@ def _detach(self: Any) -> int:
 _STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": _detach})
 
 
-# What has ours in its place, in this order.
+# What has ours in its place, in this order. `_anyio_stream` adds itself.
 _layers: list[Any] = [_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB]
 
 
@@ -204,6 +206,19 @@ def _take_away() -> None:
         run_module.TheIOManager = _trio_manager
     for layer in reversed(_layers):
         layer.take_away()
+
+
+_anyio_seen = False
+
+
+def _look_for_anyio() -> None:
+    """A program that uses anyio's own Trio backend gets fast streams too. In an anyio that we
+    do not know they are as they are."""
+    global _anyio_seen
+    if not _anyio_seen and "anyio._backends._trio" in sys.modules:
+        _anyio_seen = True
+        with contextlib.suppress(ImportError):
+            from . import _anyio_stream  # noqa: F401
 
 
 def add_layer(layer: Any) -> None:

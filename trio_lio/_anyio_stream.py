@@ -1,0 +1,105 @@
+"""anyio's socket streams on operations: the two methods that carry the traffic.
+
+As with `_stream`, these take the place of anyio's methods while trio-lio is in use, and are
+anyio's methods outside a lio run and for whatever is out of the ordinary. They apply to every
+stream that anyio makes on Trio: TCP, UNIX, and TLS above them.
+"""
+
+from __future__ import annotations
+
+import socket as stdlib_socket
+from functools import partial
+from typing import Any
+
+import trio
+
+from . import _install
+from ._anyio_compat import EndOfStream, SocketStream, check
+from ._manager import KIND_RECEIVE, KIND_SEND_ALL
+from ._native import ffi, lib
+from ._replaced import Replaced
+from ._socket import manager_of
+from ._trio_compat import SocketType, run_context
+
+_receive, _send = lib.lio_py_receive, lib.lio_py_send_all
+_STREAM = stdlib_socket.SOCK_STREAM
+_SIZE_MAX = 0x7FFFFFFF
+
+
+@trio.lowlevel.enable_ki_protection
+async def receive(self: Any, max_bytes: int = 65536) -> bytes:
+    sock = self._trio_socket
+    guard = self._receive_guard
+    manager = manager_of(sock) if type(sock) is SocketType else None
+    if (
+        manager is None
+        or guard._guarded
+        or type(max_bytes) is not int
+        or not 0 < max_bytes <= _SIZE_MAX
+        # A message of a seqpacket socket must not be cut.
+        or (max_bytes > manager.receive_max and sock._sock.type != _STREAM)
+        or (fd := sock._sock.fileno()) < 0
+    ):
+        return await anyio_method["receive"](self, max_bytes)  # type: ignore[no-any-return]
+    guard._guarded = True
+    try:
+        op = manager.take(KIND_RECEIVE)
+        code = _receive(manager.handle, op.id, fd, max_bytes)
+        if code == 0:
+            op.task = run_context.task
+        else:
+            op = manager.push_again(
+                op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
+            )
+        result = await op
+        if type(result) is not bytes:
+            result.unwrap()
+    except BaseException as exc:
+        self._convert_socket_error(exc)
+    finally:
+        guard._guarded = False
+    if result:
+        return result  # type: ignore[no-any-return]
+    raise EndOfStream
+
+
+@trio.lowlevel.enable_ki_protection
+async def send(self: Any, item: bytes | bytearray) -> None:
+    sock = self._trio_socket
+    guard = self._send_guard
+    manager = manager_of(sock) if type(sock) is SocketType else None
+    if (
+        manager is None
+        or guard._guarded
+        or not (type(item) is bytes or type(item) is bytearray)
+        or not item
+        or (fd := sock._sock.fileno()) < 0
+    ):
+        return await anyio_method["send"](self, item)  # type: ignore[no-any-return]
+    guard._guarded = True
+    try:
+        memory = item if type(item) is bytes else ffi.from_buffer(item)
+        op = manager.take(KIND_SEND_ALL)
+        op.keep = memory
+        op.want = length = len(memory)
+        code = _send(manager.handle, op.id, fd, memory, length)
+        if code == 0:
+            op.task = run_context.task
+        else:
+            op = manager.push_again(
+                op, code, partial(_send, manager.handle, op.id, fd, memory, length)
+            )
+        del memory  # the operation keeps it, as long as the kernel may read it
+        result = await op
+        if type(result) is not int:
+            result.unwrap()
+    except BaseException as exc:
+        self._convert_socket_error(exc)
+    finally:
+        guard._guarded = False
+
+
+check()
+METHODS = Replaced(SocketStream, {"receive": receive, "send": send})
+anyio_method = METHODS.original
+_install.add_layer(METHODS)
