@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -28,6 +29,7 @@ nox.options.sessions = [
     "tests_oldest",
     "trio_suite",
     "pytest_trio_suite",
+    "anyio_suite",
     "sanitize",
     "sanitize_python",
     "soak",
@@ -118,7 +120,13 @@ def _install(session: nox.Session, extra: str, *more: str) -> Path:
     return copy
 
 
-def _pytest(session: nox.Session, *arguments: str, record: str = "", **env: str) -> None:
+def _pytest(
+    session: nox.Session,
+    *arguments: str,
+    record: str = "",
+    program: Sequence[str] = ("pytest",),
+    **env: str,
+) -> None:
     """Runs pytest. With TRIO_LIO_RESULTS in the environment, what came of it is kept there
     for tools/reliability.py."""
     options = ["-o", f"cache_dir={_place(session) / 'cache'}"]
@@ -126,7 +134,7 @@ def _pytest(session: nox.Session, *arguments: str, record: str = "", **env: str)
     if results:
         name = re.sub(r"[^\w.]+", "-", f"{session.name}-{record}").strip("-")
         options += ["--junitxml", str(Path(results, f"{name}.xml").resolve())]
-    session.run("pytest", *options, *arguments, env=env)
+    session.run(*program, *options, *arguments, env=env)
 
 
 def _run_tests(session: nox.Session, copy: Path, **env: str) -> None:
@@ -278,6 +286,36 @@ def pytest_trio_suite(session: nox.Session) -> None:
     for backend in BACKENDS:
         environment = {"PYTHONPATH": str(suite), "TRIO_SUITE_BACKEND": backend}
         _pytest(session, *arguments, record=backend, **environment)
+
+
+@nox.session
+def anyio_suite(session: nox.Session) -> None:
+    """anyio's own tests on trio-lio in the place of Trio, on each backend.
+
+    In a network namespace of its own: what that needs, it says when it is missing.
+    """
+    needs = "psutil pytest-mock pytest-timeout truststore blockbuster".split()
+    _install(session, "test", *needs)
+    code = "from importlib.metadata import version; print(version('anyio'))"
+    version = str(session.run("python", "-c", code, silent=True)).strip()
+    place = _place(session) / "sdist"
+    # The tests come with the source distribution alone.
+    download = "-m pip download --quiet --no-binary anyio --no-deps".split()
+    session.run("python", *download, "--dest", str(place), f"anyio=={version}")
+    shutil.unpack_archive(place / f"anyio-{version}.tar.gz", place)
+    session.chdir(place / f"anyio-{version}")
+    suite = ROOT / "tests" / "anyio_suite"
+    for backend in BACKENDS:
+        _pytest(
+            session,
+            *("-q", *session.posargs),
+            record=backend,
+            program=["python", str(suite / "private_network.py"), "pytest"],
+            PYTHONPATH=str(suite),
+            PYTEST_PLUGINS="anyio_suite_plugin",
+            PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+            ANYIO_SUITE_BACKEND=backend,
+        )
 
 
 @nox.session
