@@ -30,6 +30,7 @@ nox.options.sessions = [
     "trio_suite",
     "pytest_trio_suite",
     "anyio_suite",
+    "applications",
     "sanitize",
     "sanitize_python",
     "soak",
@@ -316,6 +317,14 @@ def anyio_suite(session: nox.Session) -> None:
             PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
             ANYIO_SUITE_BACKEND=backend,
         )
+
+
+@nox.session
+def applications(session: nox.Session) -> None:
+    """Real applications from the package index, started on each backend."""
+    copy = _install(session, "applications")
+    config = ["-c", str(copy / "pyproject.toml"), "--rootdir", str(copy)]
+    _pytest(session, *config, *(session.posargs or [str(copy / "tests" / "applications")]))
 
 
 @nox.session

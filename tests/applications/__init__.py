@@ -1,0 +1,1 @@
+"""Real applications, from the package index, on trio-lio: nox -s applications."""
