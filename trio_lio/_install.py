@@ -14,6 +14,7 @@ import os
 import socket as stdlib_socket
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -53,14 +54,23 @@ class Settings:
     files: bool
 
 
+@attrs.define(eq=False)
+class User:
+    """Somebody who needs trio-lio in place: an install, or a run of its own."""
+
+    settings: Settings | None
+    """What its run is asked to use; None: it starts none."""
+
+
 _lock = threading.RLock()
-_users = 0
-_stack: list[Settings] = []
+# Weak: a KeyboardInterrupt can come before somebody is taken off.
+_users: weakref.WeakSet[User] = weakref.WeakSet()
+_stack: list[User] = []
 _trio_manager: Any = None
 
 
 class _NextRun(threading.local):
-    settings: Settings | None = None
+    user: User | None = None
 
 
 _next_run = _NextRun()
@@ -81,7 +91,8 @@ def settings(
     backend: str | None = None, capacity: int | None = None, files: bool = True
 ) -> Settings:
     """What a run is asked to use. What it leaves open, the last `install` says."""
-    for last in _stack[-1:]:
+    last = _stack[-1].settings if _stack else None
+    if last is not None:
         backend = last.backend if backend is None else backend
         capacity = last.capacity if capacity is None else capacity
     return _checked(backend, capacity, files)
@@ -146,11 +157,13 @@ def _make_lio_manager(wanted: Settings) -> LioIOManager:
 def _make_manager() -> Any:
     """What ``TheIOManager()`` answers to a run that is just starting."""
     _look_for_anyio()
-    wanted = _next_run.settings
-    _next_run.settings = None
-    if wanted is None and _stack:
-        wanted = _stack[-1]
-    return _trio_manager() if wanted is None else _make_lio_manager(wanted)
+    user = _next_run.user
+    _next_run.user = None
+    if user is None and _stack:
+        user = _stack[-1]
+    if user is None or user.settings is None:
+        return _trio_manager()
+    return _make_lio_manager(user.settings)
 
 
 # -- putting in place ------------------------------------------------------------------
@@ -225,28 +238,26 @@ def add_layer(layer: Any) -> None:
     """From now on ``layer.put_in_place()`` and ``layer.take_away()`` belong to it."""
     with _lock:
         _layers.append(layer)
-        if _users:
+        if run_module.TheIOManager is LioIOManager:
             layer.put_in_place()
 
 
-def _enter() -> None:
-    global _users
+def _enter(user: User) -> None:
     with _lock:
-        if _users == 0:
+        if run_module.TheIOManager is not LioIOManager:  # put in place last, taken away first
             _trio_compat.check()
             try:
                 _put_in_place()
             except BaseException:
                 _take_away()
                 raise
-        _users += 1
+        _users.add(user)
 
 
-def _leave() -> None:
-    global _users
+def _leave(user: User) -> None:
     with _lock:
-        _users -= 1
-        if _users == 0:
+        _users.discard(user)
+        if not _users:
             _take_away()
 
 
@@ -273,9 +284,10 @@ def install(
         info = probe(wanted.backend)
         if not info.available:
             raise_unavailable(wanted.backend, -info.errno)
-    _enter()
+    user = User(wanted)
+    _enter(user)
     with _lock:
-        _stack.append(wanted)
+        _stack.append(user)
 
 
 def uninstall() -> None:
@@ -287,8 +299,7 @@ def uninstall() -> None:
     with _lock:
         if not _stack:
             raise RuntimeError("trio_lio is not installed")
-        _stack.pop()
-    _leave()
+        _leave(_stack.pop())
 
 
 @contextlib.contextmanager
@@ -306,22 +317,25 @@ def installed(
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
     """Keeps everything in place, whichever runs there are."""
-    _enter()
+    user = User(None)
     try:
+        _enter(user)
         yield
     finally:
-        _leave()
+        _leave(user)
 
 
 @contextlib.contextmanager
 def for_next_run(wanted: Settings) -> Iterator[None]:
     """The run that this thread starts next is a lio run."""
-    with in_use():
-        _next_run.settings = wanted
-        try:
-            yield
-        finally:
-            _next_run.settings = None
+    user = User(wanted)
+    try:
+        _enter(user)
+        _next_run.user = user
+        yield
+    finally:
+        _next_run.user = None
+        _leave(user)
 
 
 def run(
@@ -338,8 +352,14 @@ def run(
     not given here; all other keyword arguments are those of `trio.run`.
     """
     __tracebackhide__ = True
-    with for_next_run(settings(backend, capacity, files)):
+    user = User(settings(backend, capacity, files))
+    try:
+        _enter(user)
+        _next_run.user = user
         return trio.run(async_fn, *args, **trio_run_kwargs)
+    finally:
+        _next_run.user = None
+        _leave(user)
 
 
 def start_guest_run(
@@ -356,21 +376,21 @@ def start_guest_run(
     For ``backend``, ``capacity`` and ``files`` see `install`; all other arguments are those
     of Trio's function.
     """
-    wanted = settings(backend, capacity, files)
+    user = User(settings(backend, capacity, files))
 
     def done(result: Any) -> object:
-        _leave()
+        _leave(user)
         return done_callback(result)
 
-    _enter()
     try:
-        _next_run.settings = wanted
+        _enter(user)
+        _next_run.user = user
         trio.lowlevel.start_guest_run(async_fn, *args, done_callback=done, **trio_kwargs)
     except BaseException:
-        _leave()
+        _leave(user)
         raise
     finally:
-        _next_run.settings = None
+        _next_run.user = None
 
 
 def current_backend() -> BackendInfo:
