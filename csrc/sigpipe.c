@@ -26,10 +26,11 @@ void lio_sigpipe_hold(lio_sigpipe_guard *guard, bool active)
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGPIPE);
-    guard->pending = is_pending();
     int error = pthread_sigmask(SIG_BLOCK, &set, &guard->before);
     assert(error == 0);
     (void)error;
+    /* It can only be pending where it was blocked before. */
+    guard->pending = sigismember(&guard->before, SIGPIPE) == 1 && is_pending();
 }
 
 void lio_sigpipe_release(const lio_sigpipe_guard *guard)

@@ -1,4 +1,6 @@
 /* Sends: their order, LIO_OP_ALL, LIO_OP_EXCLUSIVE, and peers that have closed their half. */
+#include <signal.h>
+
 #include "contract.h"
 
 static uint8_t pattern_at(size_t position)
@@ -439,6 +441,7 @@ static void test_wait_ready_with_half_closed_peers(void)
 static void test_splice_waits_for_either_end(void)
 {
     static char bytes[30000];
+    signal(SIGPIPE, SIG_IGN); /* else it is held back, by system calls that would count */
     for (int round = 0; round < 4; round++) {
         harness *h = contract_open(64);
         int from[2], to[2];
@@ -478,6 +481,7 @@ static void test_splice_waits_for_either_end(void)
         close_pair(to);
         harness_close(h);
     }
+    signal(SIGPIPE, SIG_DFL);
 }
 
 static const check_test tests[] = {
