@@ -43,7 +43,7 @@ OLDEST_ANYIO = "4.7.0"
 # What to install for each Trio. The tests of 0.27 are older than a trustme that hands keys
 # over in another form and a pyOpenSSL that refuses to change a context which is in use.
 TRIOS = {
-    "newest": ["trio"],
+    "newest": ["trio", "jedi"],
     "oldest": [f"trio=={OLDEST_TRIO}", "trustme<1.2", "pyopenssl<25"],
 }
 BACKENDS = ["uring", "epoll"]
@@ -252,7 +252,7 @@ def sanitize_python(session: nox.Session) -> None:
 
 
 def _trio_suite(session: nox.Session, which: str, backends: list[str]) -> None:
-    _install(session, "test", *TRIOS[which], "jedi")
+    _install(session, "test", *TRIOS[which])
     suite = ROOT / "tests" / "trio_suite"
     plugins = ["trio._tests.pytest_plugin", "trio_suite_plugin"]
     arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q", "--run-slow"]
