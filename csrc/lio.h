@@ -192,7 +192,8 @@ uint32_t lio_capabilities(const lio_backend *backend);
 
 /* Allocates all that `capacity` operations need. -EALREADY: was called before. */
 int lio_init(lio_backend *backend, uint32_t capacity);
-/* Raises the capacity; the only other place that allocates. */
+/* Raises the capacity; the only other place that allocates. The records may have moved even if
+ * it fails. */
 int lio_grow(lio_backend *backend, uint32_t more);
 
 /* Queues an operation; no system call. -ENOBUFS: full. -EEXIST: the id is in flight.

@@ -258,18 +258,20 @@ class LioIOManager:
         self._released_elsewhere: deque[Adopted] = deque()
         self._unprocessed = False
         self._reschedule: Any = None
-        self._map_memory(capacity)
+        self._map_memory()
         key = id(self)
         living_managers[key] = weakref.ref(self, lambda _: living_managers.pop(key, None))
 
-    def _map_memory(self, capacity: int) -> None:
-        self.capacity = capacity
+    def _map_memory(self) -> None:
+        stats = ffi.new("lio_stats *")
+        check(lib.lio_get_stats(self.handle, stats))
+        self.capacity: int = stats.capacity
         base = ffi.new("void **")
         size = ffi.new("size_t *")
         check(lib.lio_pool(self.handle, base, size))
         self.pool_start = ffi.cast("char *", base[0])
         self.pool = memoryview(ffi.buffer(base[0], size[0])).cast("B")
-        records = ffi.buffer(lib.lio_records(self.handle), (capacity + 2) * 32)
+        records = ffi.buffer(lib.lio_records(self.handle), (self.capacity + 2) * 32)
         self._records = memoryview(records).cast("B").cast("q")
 
     # -- what Trio calls ---------------------------------------------------------------
@@ -400,17 +402,17 @@ class LioIOManager:
         op.task = op.keep = op.control = op.raise_cancel = None
         self.free.append(op)
 
-    def grow(self) -> None:
-        """Doubles what may be in flight: any number of tasks may wait."""
-        check(lib.lio_grow(self.handle, self.capacity))
+    def grow(self) -> int:
+        """Doubles what may be in flight: any number of tasks may wait. 0 or an error."""
+        code: int = lib.lio_grow(self.handle, self.capacity)
         self._records.release()
-        self._map_memory(self.capacity * 2)
+        self._map_memory()  # also after an error: the records may have moved
+        return code
 
     def push_again(self, op: Operation, code: int, push: Callable[[], int]) -> Any:
         """After a push that answered ``code`` < 0: makes room and tries again."""
         while code == -errno.ENOBUFS:
-            self.grow()
-            code = push()
+            code = self.grow() or push()
         if code == -errno.EBUSY:
             # Another task's operation is in the way. If it only has not been handed over, or
             # is being cancelled, it is out of the way now; if it waits, this is a conflict.
