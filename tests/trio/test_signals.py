@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket as stdlib_socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -256,6 +258,145 @@ def test_open_signal_receiver(run: Run) -> None:
             timer.join()
 
     run(main)
+
+
+def test_wakeup_fd_is_given_back(run: Run) -> None:
+    """Python's own, or somebody's; also by a run that fails."""
+    ours, theirs = stdlib_socket.socketpair()
+    ours.setblocking(False)
+
+    async def fails() -> None:
+        await trio.sleep(0)
+        raise ValueError
+
+    with ours, theirs:
+        for fd in -1, ours.fileno():
+            before = signal.set_wakeup_fd(fd)
+            try:
+                for each in run, trio.run:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", RuntimeWarning)  # as on stock Trio
+                        each(trio.sleep, 0)
+                        with pytest.raises(ValueError):
+                            each(fails)
+            finally:
+                left = signal.set_wakeup_fd(before)
+            assert left == fd
+
+
+def test_somebody_elses_wakeup_fd_is_warned_about(same_as_stock: Callable[..., Any]) -> None:
+    ours, theirs = stdlib_socket.socketpair()
+    ours.setblocking(False)
+
+    async def main() -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            before = signal.set_wakeup_fd(ours.fileno())
+            await trio.sleep(0.01)
+            signal.set_wakeup_fd(before)
+        return [str(warning.message) for warning in caught]
+
+    with ours, theirs:
+        same_as_stock(main)
+
+
+@pytest.mark.parametrize("direction", ["receive", "send"])
+def test_signal_receiver_with_operations_in_flight(direction: str, run: Run) -> None:
+    """A signal that is handled by a task ends no other task's operation."""
+
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        data = pattern(3_000_000)
+        with a, b:
+            async with trio.open_nursery() as nursery:
+                got = bytearray()
+
+                async def work() -> None:
+                    if direction == "send":
+                        await trio.SocketStream(a).send_all(data)
+                    else:
+                        got.extend(await a.recv(10))
+
+                nursery.start_soon(work)
+                await trio.testing.wait_all_tasks_blocked()
+                with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+                    for how in (signal.raise_signal, lambda n: os.kill(os.getpid(), n)) * 10:
+                        how(signal.SIGUSR1)
+                        assert await signals.__anext__() == signal.SIGUSR1
+                assert statistics().operations_in_flight >= 2
+                if direction == "send":
+                    while len(got) < len(data):
+                        got += take_now(b) or b""
+                        await trio.sleep(0)
+                else:
+                    b.send(data[:10])
+            assert got == data[: len(got)]
+            assert len(got) in (10, len(data))
+
+    run(main)
+
+
+@pytest.mark.parametrize("place", ["abort", "process_events", "get_events", "reschedule"])
+def test_keyboard_interrupt_inside_the_run_loop(
+    place: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Trio calls us: it shows in the main task, and the run is whole."""
+    owner, name = {
+        "abort": (trio_lio._manager.Operation, "abort"),
+        "process_events": (trio_lio._manager.LioIOManager, "process_events"),
+        "get_events": (trio_lio._manager.LioIOManager, "_collect"),
+        "reschedule": (trio_lio._manager.LioIOManager, "_value"),
+    }[place]
+    real = getattr(owner, name)
+    hits = 0
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal hits
+        if hits < 3 and armed:
+            hits += 1
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    armed = False
+    # An operation makes its message once, of the method that the class has then.
+    monkeypatch.setattr(owner, name, interrupted)
+
+    async def main() -> None:
+        nonlocal armed
+        a, b = half_foreign_pair()
+        sent, got = bytearray(), bytearray()
+
+        @trio.lowlevel.enable_ki_protection
+        async def receive() -> None:
+            got.extend(await a.recv(10))
+
+        @trio.lowlevel.enable_ki_protection
+        def send(data: bytes) -> None:
+            sent.extend(data[: b.send(data)])
+
+        with a, b:
+            for number in range(3):
+                armed = True
+                try:
+                    with trio.move_on_after(0.01):
+                        await receive()
+                    send(b"%d" % number)
+                    await receive()
+                    await trio.sleep(0.01)
+                except KeyboardInterrupt:
+                    pass
+                armed = False
+                await trio.sleep(0)
+            send(b"!")
+            while len(got) < len(sent):
+                await receive()
+            assert got == sent
+
+    try:
+        run(main)
+    except KeyboardInterrupt:
+        pass  # the last one, if it came when nobody was left to catch it
+    assert hits
 
 
 def test_many_signals_do_not_disturb_the_traffic(run: Run) -> None:

@@ -1,0 +1,371 @@
+"""Guest runs and their hosts: who touches what, signals, hosts that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import queue
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from outcome import Outcome
+
+import trio_lio
+import trio_lio._manager
+import trio_lio._socket
+import trio_lio._stream
+import trio_lio.lowlevel
+
+from .support import half_foreign_pair, pattern, receive_exactly, tcp_pair
+
+Start = Callable[..., Any]
+
+
+def on_queue(async_fn: Any, *args: Any, **options: Any) -> Any:
+    """Runs a guest on a plain thread and its queue: this one."""
+    todo: queue.Queue[Any] = queue.Queue()
+    over: list[Outcome[Any]] = []
+    trio_lio.start_guest_run(
+        async_fn,
+        *args,
+        run_sync_soon_threadsafe=todo.put,
+        done_callback=over.append,
+        **options,
+    )
+    while not over:
+        todo.get(timeout=60)()
+    return over[0].unwrap()
+
+
+def on_asyncio(async_fn: Any, *args: Any, **options: Any) -> Any:
+    async def host() -> Any:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Any] = loop.create_future()
+        trio_lio.start_guest_run(
+            async_fn,
+            *args,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            done_callback=over.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+            **options,
+        )
+        return (await over).unwrap()
+
+    return asyncio.run(host())
+
+
+@pytest.fixture(params=[on_queue, on_asyncio], ids=["queue", "asyncio"])
+def guest(request: pytest.FixtureRequest, backend: str) -> Start:
+    def run(async_fn: Any, *args: Any, **options: Any) -> Any:
+        return request.param(async_fn, *args, backend=backend, **options)
+
+    return run
+
+
+# -- who touches what ------------------------------------------------------------------
+
+
+def test_waiting_thread_only_waits(guest: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all calls into the core, the thread that waits makes one; it changes nothing that
+    belongs to the owner. (The core would refuse: this is about nobody even trying.)"""
+    real = trio_lio._manager.lib
+    calls: set[tuple[bool, str]] = set()
+    host = threading.get_ident()
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            function = getattr(real, name)
+            if not callable(function):
+                return function
+
+            def call(*args: Any) -> Any:
+                calls.add((threading.get_ident() == host, name))
+                return function(*args)
+
+            return call
+
+    for module in trio_lio._manager, trio_lio._socket, trio_lio._stream, trio_lio.lowlevel:
+        if hasattr(module, "lib"):
+            monkeypatch.setattr(module, "lib", Watched())
+
+    async def main() -> None:
+        data = pattern(300_000)
+        a, b = tcp_pair()
+        with a, b:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.SocketStream(a).send_all, data)
+                assert await receive_exactly(b, len(data)) == data
+            with trio.move_on_after(0.01):
+                await a.recv(10)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio_lio.lowlevel.recv, b.fileno(), 10)
+                await trio.sleep(0.01)
+                await trio.to_thread.run_sync(trio.from_thread.run, trio.sleep, 0)
+                await a.send(b"x")
+            await trio.sleep(0.01)
+
+    guest(main)
+    elsewhere = {name for on_host, name in calls if not on_host}
+    assert "lio_py_wait_ready" in elsewhere
+    assert elsewhere <= {"lio_py_wait_ready", "lio_wake"}
+    assert {name for on_host, name in calls if on_host} >= {"lio_py_wait", "lio_cancel"}
+
+
+# -- signals ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def python_handles_sigint() -> Any:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_signal_receiver_in_a_guest_run(guest: Start) -> None:
+    """While the other thread waits in the kernel, and while it does not."""
+
+    async def main() -> None:
+        with trio.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as signals:
+            timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
+            timer.start()
+            assert await signals.__anext__() == signal.SIGUSR1
+            signal.raise_signal(signal.SIGUSR2)
+            assert await signals.__anext__() == signal.SIGUSR2
+            timer.join()
+
+    guest(main)
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
+def test_keyboard_interrupt_ends_a_guest_run(backend: str) -> None:
+    """On a host that leaves signals to Trio, and while the guest's thread waits."""
+
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        with a, b:
+            timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGINT])
+            timer.start()
+            try:
+                await a.recv(10)
+            finally:
+                timer.join()
+                b.send(b"still good")
+                with trio.CancelScope(shield=True):
+                    assert await a.recv(10) == b"still good"
+
+    with pytest.raises(KeyboardInterrupt):
+        on_queue(main, backend=backend)
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
+def test_keyboard_interrupt_on_asyncio_is_asyncios(backend: str) -> None:
+    """asyncio.run handles SIGINT itself: its task is cancelled, and takes the guest with it."""
+    seen: list[str] = []
+
+    async def main() -> None:
+        a, b = half_foreign_pair()
+        with a, b:
+            try:
+                await a.recv(10)
+            except trio.Cancelled:
+                seen.append("cancelled")
+                raise
+
+    async def host() -> None:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Any] = loop.create_future()
+        scope = trio.CancelScope()
+
+        async def guest() -> None:
+            with scope:
+                await main()
+
+        trio_lio.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=over.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+            restrict_keyboard_interrupt_to_checkpoints=True,
+            backend=backend,
+        )
+        loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.shield(over)
+        except asyncio.CancelledError:
+            scope.cancel()
+            (await over).unwrap()
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(host())
+    # Before Python 3.11 asyncio does nothing about the signal, and Trio's handler has it.
+    assert seen == ["cancelled"] or sys.version_info < (3, 11)
+
+
+def test_signals_while_the_other_thread_waits_disturb_nothing(guest: Start) -> None:
+    hits = 0
+
+    def handler(*_: object) -> None:
+        nonlocal hits
+        hits += 1
+
+    async def main() -> None:
+        data = pattern(1_000_000)
+        a, b = tcp_pair()
+        with a, b:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.SocketStream(a).send_all, data)
+                assert await receive_exactly(b, len(data)) == data
+            await trio.sleep(0.1)
+
+    stop = threading.Event()
+
+    def shoot() -> None:
+        while not stop.wait(0.001):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=shoot)
+    thread.start()
+    try:
+        guest(main)
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert hits > 5
+
+
+# -- hosts that go away ----------------------------------------------------------------
+
+
+def python(program: str, backend: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program), backend],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+HOST_GOES = """
+import asyncio, gc, os, sys, threading, trio, trio_lio
+backend = sys.argv[1]
+async def guest():
+    a, b = trio.socket.socketpair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(a.recv, 10)
+        await {wait}
+async def host():
+    loop = asyncio.get_running_loop()
+    trio_lio.start_guest_run(guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+        run_sync_soon_not_threadsafe=loop.call_soon, done_callback=print,
+        host_uses_signal_set_wakeup_fd=True, backend=backend)
+    await asyncio.sleep(0.05)
+asyncio.run(host())
+# The loop is closed. The thread that waits will find nobody to tell.
+for _ in range(3):
+    gc.collect()
+async def use():
+    a, b = trio.socket.socketpair()
+    with a, b:
+        await a.send(b"x")
+        return await b.recv(10)
+thread = threading.Thread(target=lambda: print(trio_lio.run(use, backend=backend)))
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("wait", ["trio.sleep_forever()", "trio.sleep(0.2)"])
+def test_asyncio_is_over_before_its_guest(wait: str, backend: str) -> None:
+    """As on stock Trio the guest is abandoned: no crash, no hang, others run on."""
+    done = python(HOST_GOES.format(wait=wait), backend)
+    assert (done.returncode, done.stdout) == (0, "b'x'\n"), done.stderr
+
+
+def test_host_raises_in_the_midst(backend: str) -> None:
+    """The host's own callback fails; the guest goes on with the next turn of the loop."""
+    todo: queue.Queue[Any] = queue.Queue()
+    over: list[Outcome[Any]] = []
+
+    async def main() -> bytes:
+        a, b = half_foreign_pair()
+        with a, b:
+            todo.put(lambda: 1 / 0)
+            b.send(b"data")
+            return bytes(await a.recv(10))
+
+    trio_lio.start_guest_run(
+        main, run_sync_soon_threadsafe=todo.put, done_callback=over.append, backend=backend
+    )
+    failures = 0
+    while not over:
+        try:
+            todo.get(timeout=60)()
+        except ZeroDivisionError:
+            failures += 1
+    assert failures == 1
+    assert over[0].unwrap() == b"data"
+
+
+def test_abandoned_guests_are_many(backend: str) -> None:
+    """Each with an operation in flight; none harms the process or the guest that follows."""
+    program = """
+    import gc, os, queue, sys, threading, trio, trio_lio
+    backend = sys.argv[1]
+    async def main():
+        a, b = trio.socket.socketpair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.recv, 10)
+            nursery.start_soon(trio.lowlevel.wait_readable, b.fileno())
+            await trio.sleep(3600)
+    def abandon(steps):
+        todo = queue.Queue()
+        trio_lio.start_guest_run(main, run_sync_soon_threadsafe=todo.put,
+            done_callback=print, backend=backend)
+        for _ in range(steps):
+            try:
+                todo.get(timeout=0.05)()
+            except queue.Empty:
+                break
+    for steps in range(12):
+        # A thread that was a host is in a run for ever.
+        thread = threading.Thread(target=abandon, args=[steps])
+        thread.start()
+        thread.join()
+        gc.collect()
+    async def use():
+        a, b = trio.socket.socketpair()
+        with a, b:
+            await a.send(b"x")
+            return await b.recv(10)
+    print(trio_lio.run(use, backend=backend), flush=True)
+    os._exit(0)
+    """
+    done = python(program, backend)
+    assert (done.returncode, done.stdout) == (0, "b'x'\n"), done.stderr
+
+
+def test_guest_leaves_nothing_in_place(guest: Start, backend: str) -> None:
+    before = trio._core._run.TheIOManager
+
+    async def main() -> str:
+        await trio.sleep(0)
+        return trio_lio.current_backend().name
+
+    for _ in range(3):
+        assert guest(main) == backend
+    gc.collect()
+    assert trio._core._run.TheIOManager is before
