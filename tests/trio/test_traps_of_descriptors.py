@@ -20,6 +20,7 @@ import trio
 import trio.testing
 
 import trio_lio
+import trio_lio.lowlevel
 
 from .support import (
     PATIENCE,
@@ -54,7 +55,7 @@ def socketpair_at(fd: int) -> tuple[stdlib_socket.socket, stdlib_socket.socket]:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "first operation"])
-@pytest.mark.parametrize("kind", ["send", "send_all", "sendmsg", "recv"])
+@pytest.mark.parametrize("kind", ["send", "send_all", "sendmsg", "recv", "lowlevel"])
 def test_fd_reused_before_flush(kind: str, known: bool, run: Run) -> None:
     """os.close and a new socket of the same number, in the tick of the call."""
 
@@ -75,6 +76,8 @@ def test_fd_reused_before_flush(kind: str, known: bool, run: Run) -> None:
                     await a.sendmsg([b"secret"])
                 elif kind == "recv":
                     got.append(await a.recv(100))
+                elif kind == "lowlevel":
+                    await trio_lio.lowlevel.write(a.fileno(), b"secret")
                 else:
                     await a.send(b"secret")
 
