@@ -216,7 +216,8 @@ def sanitize(session: nox.Session) -> None:
 def sanitize_python(session: nox.Session) -> None:
     """The Python tests over a core built with ASan and UBSan and its assertions on.
 
-    Without arguments what leads into the core; arguments after -- go to pytest instead.
+    Those of the core and of Trio's level, without the variants of older kernels, which the C
+    tests have too: ``-- -k ''`` for all.
     """
     cc = os.environ.get("CC", "gcc")
     _need(session, cc, "apt-get install gcc, or dnf install gcc")
@@ -236,11 +237,12 @@ def sanitize_python(session: nox.Session) -> None:
     elsewhere.mkdir(exist_ok=True)
     session.chdir(elsewhere)
     del session.env["TRIO_LIO_CFLAGS"]
-    folders = [str(copy / "tests" / name) for name in ("conformance", "trio")]
+    arguments = [str(copy / "tests" / name) for name in ("conformance", "trio")]
+    arguments += ["-q", "-k", "not uring-without and not uring-old", *session.posargs]
     config = ["-c", str(copy / "pyproject.toml"), "--rootdir", str(copy)]
     _pytest(
         session,
-        *(*config, "-q", *(session.posargs or folders)),
+        *(*config, *arguments),
         LD_PRELOAD=" ".join(libraries),
         # Python's own small blocks must be the sanitizer's too.
         PYTHONMALLOC="malloc",

@@ -254,6 +254,10 @@ def test_setuid(backend: str, tmp_path: Any) -> None:
 # -- want ------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""),
+    reason="the address sanitizer itself needs all the address space",
+)
 def test_want_of_memory_for_a_backend_is_an_error_and_no_fallback(backend: str) -> None:
     """At each limit of address space: ENOMEM, or a run on the backend that was asked for."""
     program = """
