@@ -248,7 +248,9 @@ def sanitize_python(session: nox.Session) -> None:
         PYTHONMALLOC="malloc",
         # Leaks: the interpreter leaves much behind at its end. The C tests look for ours.
         # Signals: Python's fault handler shows more than the sanitizer's own.
-        ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:handle_segv=0:handle_abort=0",
+        # Null: tests ask for more memory than there is, and want a MemoryError.
+        ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:handle_segv=0:handle_abort=0"
+        ":allocator_may_return_null=1",
         UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
     )
 
