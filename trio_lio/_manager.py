@@ -69,6 +69,7 @@ _MSG_HEAD = struct.Struct("=IIII")  # lio_msg: addr_len, control_len, flags, res
 
 # get_events answers this when another thread waited: the owner has to look for itself.
 _LOOK: list[int] = [-1]
+_wait = lib.lio_py_wait
 _NOTHING: tuple[()] = ()
 
 
@@ -278,30 +279,25 @@ class LioIOManager:
 
     def get_events(self, timeout: float) -> Sequence[int]:
         """Hands everything over and waits. Falsy if and only if the time ran out."""
-        if threading.get_ident() != self.thread:
-            # A guest run waits in a thread of Trio's. It may look, but not touch.
-            return _LOOK if lib.lio_py_wait_ready(self.handle, timeout) != 0 else _NOTHING
-        if self._released_elsewhere:
-            self._release_now()
-        return self._collect(timeout)
-
-    def _collect(self, timeout: float) -> Sequence[int]:
-        count = lib.lio_py_wait(self.handle, timeout)
-        if count <= 0:
-            if count < 0:
-                check(count, " while waiting for completions")
+        count = _wait(self.handle, timeout)
+        if count == 0:
             return _NOTHING
-        self._unprocessed = True
-        return self._records[: count * 4].tolist()
+        if count > 0:
+            self._unprocessed = True
+            return self._records[: count * 4].tolist()
+        if threading.get_ident() == self.thread:
+            check(count, " while waiting for completions")
+        # A guest run waits in a thread of Trio's. It may look, but not touch.
+        return _LOOK if lib.lio_py_wait_ready(self.handle, timeout) != 0 else _NOTHING
 
     @trio.lowlevel.enable_ki_protection
     def process_events(self, events: Sequence[int]) -> None:
         """Wakes the tasks whose operations completed."""
-        if events is _LOOK:
-            events = self._collect(0)
-        self._unprocessed = False
         if not events:
             return
+        if events is _LOOK:
+            events = self.get_events(0)
+        self._unprocessed = False
         reschedule = self._reschedule
         if reschedule is None:
             reschedule = self._reschedule = current_reschedule()
@@ -310,8 +306,10 @@ class LioIOManager:
         pool = self.pool
         record = iter(events)
         for number, result, data, detail in zip(record, record, record, record, strict=False):
-            if number < 0:
-                continue  # a wake-up or a signal: being back here is all it wanted
+            if number < 0:  # a wake-up or a signal: being back here is all it wanted
+                if self._released_elsewhere:
+                    self._release_now()
+                continue
             op = operations[number]
             kind = op.kind
             value: Any
@@ -416,7 +414,7 @@ class LioIOManager:
         if code == -errno.EBUSY:
             # Another task's operation is in the way. If it only has not been handed over, or
             # is being cancelled, it is out of the way now; if it waits, this is a conflict.
-            self.process_events(self._collect(0))
+            self.process_events(self.get_events(0))
             code = push()
         if code == 0:
             op.task = run_context.task
@@ -570,7 +568,7 @@ class LioIOManager:
         # The tasks become runnable here and now, as with Trio's own managers; unless what
         # the last wait brought was not even looked at yet.
         if settled and not self._unprocessed and threading.get_ident() == self.thread:
-            self.process_events(self._collect(0))
+            self.process_events(self.get_events(0))
 
     # -- sockets -----------------------------------------------------------------------
 
