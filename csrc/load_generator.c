@@ -254,9 +254,10 @@ static int finish_connecting(load *l, connection *c)
 
 static int wait_for_events(load *l, struct epoll_event *events)
 {
-    /* What is due at a time must not wait for this thread to wake up. */
-    bool spin = l->interval != 0 && l->phase >= LIO_LOAD_WARMING_UP;
-    int count = epoll_wait(l->epoll, events, EVENTS, spin ? 0 : LOOK_UP_MS);
+    /* What is due at a time must not wait for this thread to wake up either. */
+    bool awake = l->options->awake != 0 || l->options->rate != 0;
+    bool busy = awake && l->phase >= LIO_LOAD_WARMING_UP;
+    int count = epoll_wait(l->epoll, events, EVENTS, busy ? 0 : LOOK_UP_MS);
     if (count < 0)
         count = errno == EINTR ? 0 : -errno;
     l->now = clock_ns();

@@ -38,6 +38,9 @@ typedef struct lio_load_options {
     /* Requests a second, due at even intervals whether the server keeps up or not: a latency
      * then counts from when its request was due. 0: each request follows an answer. */
     uint32_t rate;
+    /* Nonzero: never sleeps, so that latencies have none of this thread's waking up in them.
+     * Always so at a fixed rate. */
+    uint32_t awake;
 } lio_load_options;
 
 enum lio_load_phase {

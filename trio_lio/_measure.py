@@ -19,7 +19,15 @@ from ._native import ffi, lib
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Load", "LoadResult", "SyscallCounts", "count_syscalls"]
+__all__ = ["Load", "LoadResult", "StopCounting", "SyscallCounts", "count_syscalls"]
+
+
+_KINDS = {
+    "echo": lib.LIO_LOAD_ECHO,
+    "reconnect": lib.LIO_LOAD_RECONNECT,
+    "datagrams": lib.LIO_LOAD_DATAGRAMS,
+    "sink": lib.LIO_LOAD_SINK,
+}
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -59,7 +67,7 @@ class LoadResult:
 
 
 class Load:
-    """Connections that ping-pong messages with an echo server, in a thread of C.
+    """Connections that load a server, in a thread of C.
 
     Args:
       address: ``(host, port)`` with a numeric host, or the path of a UNIX stream socket.
@@ -70,6 +78,12 @@ class Load:
       warm_up: seconds that are not counted.
       patience: seconds without any answer or connection after which it gives up.
       server_pid: the process whose CPU time to read.
+      kind: "echo"; "reconnect": a new connection for each request; "datagrams"; "sink": the
+        server sends unasked, and every ``message_bytes`` count as a request.
+      idle: connections besides, which are answered once and silent from then on.
+      rate: requests a second at even intervals, of all connections together; latencies count
+        from when a request was due. 0: each request follows an answer.
+      awake: never sleep, so that latencies have none of the load's own waking up in them.
     """
 
     def __init__(
@@ -83,6 +97,10 @@ class Load:
         warm_up: float = 0.0,
         patience: float = 10.0,
         server_pid: int = 0,
+        kind: str = "echo",
+        idle: int = 0,
+        rate: int = 0,
+        awake: bool = False,
     ) -> None:
         self._options = ffi.new("lio_load_options *")
         self._progress = ffi.new("lio_load_progress *")
@@ -102,6 +120,10 @@ class Load:
         options.warm_up_ns = _nanoseconds(warm_up)
         options.patience_ns = _nanoseconds(patience)
         options.server_pid = server_pid
+        options.kind = _KINDS[kind]
+        options.idle = idle
+        options.rate = rate
+        options.awake = awake
         self._thread = threading.Thread(target=self._run, name="load generator", daemon=True)
 
     def _run(self) -> None:
@@ -190,11 +212,23 @@ class SyscallCounts:
     """The process ended before its time."""
 
 
-def count_syscalls(pid: int, seconds: float, *, work: Any = None) -> SyscallCounts:
+class StopCounting:
+    """Ends a `count_syscalls` early, from another thread."""
+
+    def __init__(self) -> None:
+        self.flag = ffi.new("uint32_t *")
+
+    def now(self) -> None:
+        self.flag[0] = 1
+
+
+def count_syscalls(
+    pid: int, seconds: float, *, work: Any = None, stop: StopCounting | None = None
+) -> SyscallCounts:
     """Counts the system calls of all threads of another process, by ptrace.
 
-    Blocks for ``seconds``, or until the process ends. It is slow meanwhile, and must not be
-    waited for (``Popen.poll`` and the like): ptrace uses the same channel.
+    Blocks for ``seconds``, until ``stop``, or until the process ends. It is slow meanwhile,
+    and must not be waited for (``Popen.poll`` and the like): ptrace uses the same channel.
 
     Raises:
       PermissionError: ptrace is not allowed here, or somebody else traces the process.
@@ -206,6 +240,7 @@ def count_syscalls(pid: int, seconds: float, *, work: Any = None) -> SyscallCoun
     options.pid = pid
     options.duration_ns = max(_nanoseconds(seconds), 1)
     options.work = ffi.NULL if work is None else work
+    options.stop = ffi.NULL if stop is None else stop.flag
     code = lib.lio_count_syscalls(options, counts)
     if code == -errno.EPERM:
         raise PermissionError(

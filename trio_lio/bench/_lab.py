@@ -9,11 +9,12 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .._measure import Load, LoadResult, SyscallCounts, count_syscalls
+from .._measure import Load, LoadResult, StopCounting, SyscallCounts, count_syscalls
 from .._under_load import NotUp, ServerProcess
 from ._servers import HERE, KINDS, STOCK, program, under, why_not
 
@@ -31,6 +32,8 @@ CPU = "CPU us/request"
 P50 = "p50 us"
 P99 = "p99 us"
 SYSCALLS = "system calls/request"
+SYSCALLS_TOTAL = "system calls"
+CPU_PER_MIB = "CPU us/MiB"
 CHECKPOINTS = "checkpoints/s"
 THROUGHPUT = "MiB/s"
 MEMORY = "KiB resident/idle receive"
@@ -132,8 +135,44 @@ class Result:
             )
         )
 
+    def relate(
+        self,
+        row: str,
+        setting: str,
+        subject: str,
+        metric: str,
+        other: str,
+        target: float | None = None,
+    ) -> None:
+        """Adds the figure ``metric / other``, both of one server."""
+        one = self.find(setting, subject)
+        if one is None:
+            return
+        pairs = zip(one.metrics[metric], one.metrics[other], strict=True)
+        ratios = [mine / theirs for mine, theirs in pairs]
+        self.figures.append(
+            Figure(
+                row=row,
+                what=setting,
+                subject=KINDS[subject].label,
+                base=f"{other} alone",
+                metric=metric,
+                value=one.median(metric),
+                base_value=one.median(other),
+                figure=statistics.median(ratios),
+                rounds=ratios,
+                target=target,
+                at_most=True,
+            )
+        )
+
     def state(
-        self, row: str, setting: str, subject: str, metric: str, target: float | None
+        self,
+        row: str,
+        setting: str,
+        subject: str,
+        metric: str,
+        target: float | None = None,
     ) -> None:
         """Adds a figure that is no ratio."""
         one = self.find(setting, subject)
@@ -162,10 +201,17 @@ class Server(ServerProcess):
         super().__init__(program(name, *arguments), cpu)
 
     def resident(self) -> int:
-        """Its memory in bytes."""
+        """Its memory now, in bytes."""
+        return self._status("VmRSS:")
+
+    def peak(self) -> int:
+        """The most that it had."""
+        return self._status("VmHWM:")
+
+    def _status(self, field: str) -> int:
         with open(f"/proc/{self.pid}/status", encoding="ascii") as file:
             for line in file:
-                if line.startswith("VmRSS:"):
+                if line.startswith(field):
                     return int(line.split()[1]) * 1024
         raise BenchError(f"the {self.name} server ended")
 
@@ -198,9 +244,7 @@ class Lab:
             if not reason:
                 able.append(name)
                 continue
-            note = f"{KINDS[name].label} was not measured: {reason}"
-            if note not in self.notes:
-                self.notes.append(note)
+            self._note(f"{KINDS[name].label} was not measured: {reason}")
         return able
 
     @contextlib.contextmanager
@@ -281,6 +325,41 @@ class Lab:
             raise BenchError(f"{script} failed on {backend or STOCK}")
         return json.loads(out)
 
+    def count_of_program(self, script: str, backend: str | None, *arguments: str) -> int | None:
+        """The system calls that a program makes between its ``ready`` and its result, by
+        ptrace, those of reading and printing a line included; None: not possible."""
+        path = str(HERE / "programs" / f"{script}.py")
+        process = subprocess.Popen(
+            [sys.executable, *under(backend), path, *arguments, "--wait"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()
+            stop = StopCounting()
+            thread, results = watch(lambda: count_syscalls(process.pid, 30, stop=stop))
+            time.sleep(0.1)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            stop.now()
+            thread.join()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+        if isinstance(results[0], OSError):
+            self._note(f"system calls were not counted from outside: {results[0].strerror}")
+            return None
+        return int(results[0].total)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
     def count(
         self, server: Server, seconds: float, load: Mapping[str, Any]
     ) -> SyscallCounts | None:
@@ -292,15 +371,20 @@ class Lab:
             try:
                 return count_syscalls(server.pid, seconds, work=running.requests_counter)
             except OSError as exc:
-                note = f"system calls were not counted from outside: {exc.strerror}"
-                if note not in self.notes:
-                    self.notes.append(note)
+                self._note(f"system calls were not counted from outside: {exc.strerror}")
                 return None
 
 
 def watch(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Runs ``call`` in a thread; its result will be in the list."""
+    """Runs ``call`` in a thread; its result, or its OSError, will be in the list."""
     results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except OSError as exc:
+            results.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, results

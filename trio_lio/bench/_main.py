@@ -22,6 +22,14 @@ WORKS = (
     "sizes",
     "pingpong",
     "syscalls",
+    "ticks",
+    "startup",
+    "accept",
+    "throughput",
+    "idle",
+    "udp",
+    "latency",
+    "threads",
 )
 
 

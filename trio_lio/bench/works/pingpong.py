@@ -15,7 +15,9 @@ def measure(lab: Lab) -> Result:
     result = Result()
     names = [URING, EPOLL, STOCK, UVLOOP, "uvloop-protocol", FLOOR]
     with lab.servers(names) as servers:
-        result.measurements += lab.loads(SETTING, servers, connections=1, message_bytes=1024)
+        result.measurements += lab.loads(
+            SETTING, servers, connections=1, message_bytes=1024, awake=True
+        )
     for subject in (URING, EPOLL):
         result.compare("4b", SETTING, subject, STOCK, RATE, 2.0)
         result.compare("4b", SETTING, subject, STOCK, CPU, 0.7)
