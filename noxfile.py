@@ -34,6 +34,7 @@ nox.options.sessions = [
     "sanitize",
     "sanitize_python",
     "soak",
+    "instructions",
 ]
 
 ROOT = Path(__file__).resolve().parent
@@ -340,3 +341,15 @@ def soak(session: nox.Session) -> None:
     if results:
         arguments += ["--json", str(Path(results, "soak.json").resolve())]
     session.run("python", str(copy / "tools" / "soak.py"), *arguments)
+
+
+@nox.session
+def instructions(session: nox.Session) -> None:
+    """Fixed work, counted in instructions and compared with the stored figures; --store after
+    -- keeps the new ones. No noise changes these."""
+    if shutil.which("valgrind") is None:
+        session.skip("no valgrind here: apt-get install valgrind libc6-dbg")
+    copy = _install(session, "demo", "trio==0.35.0")
+    # From the tree, where --store leaves its file; what is imported is the installed package.
+    tool = (ROOT if session.posargs else copy) / "tools" / "count_instructions.py"
+    session.run("python", str(tool), *session.posargs)
