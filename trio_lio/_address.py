@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from functools import lru_cache
 from struct import Struct, error
 from struct import pack as _pack
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -281,7 +282,22 @@ def encode(family: int, address: Any) -> bytes:
     return encoder(address)
 
 
+@lru_cache(maxsize=1024)
+def encode_numeric(host: str, port: int) -> bytes | None:
+    """`encode` for AF_INET, of what needs no resolving; None for anything else, wrong or right.
+    Kept: whoever sends datagrams sends many to one address."""
+    try:
+        return _inet_out.pack(_INET_HEAD, port, _pton(_AF_INET, host))
+    except (OSError, ValueError, error):
+        return None
+
+
 # -- from the kernel -------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _inet_text(packed: bytes) -> str:
+    return _ntop(_AF_INET, packed)
 
 
 def _decode_packet(raw: bytes) -> tuple[str, int, int, int, bytes]:
@@ -319,6 +335,8 @@ def decode(raw: Buffer) -> Any:
     size = len(view)
     if size == 0:
         return None
+    if size >= 8 and view[_FAMILY_AT] == _AF_INET:
+        return _inet_text(view[4:8]), view[2] << 8 | view[3]
     if size < 28:
         view += _NO_BYTES[size:]  # what the kernel did not write is zero
     family = view[_FAMILY_AT]

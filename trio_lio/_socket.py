@@ -12,6 +12,7 @@ has its operation taken back before it was handed over.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import socket as stdlib_socket
@@ -48,7 +49,13 @@ if TYPE_CHECKING:
 NULL = ffi.NULL
 _RECV, _SEND = lib.LIO_RECV, lib.LIO_SEND
 _ENOBUFS = -errno.ENOBUFS
-_STREAM = stdlib_socket.SOCK_STREAM
+_STREAM = int(stdlib_socket.SOCK_STREAM)
+_AF_INET = int(stdlib_socket.AF_INET)
+
+# The numbers themselves: socket.socket's own properties make an enum of them each time. In a
+# lio run `_sock` is a real socket; see `LioIOManager.adopt`.
+_family_of = _socket.socket.family.__get__
+_type_of = _socket.socket.type.__get__
 
 # What a completed receive or send means the same with. MSG_WAITALL, MSG_TRUNC, MSG_ERRQUEUE,
 # MSG_OOB and MSG_DONTWAIT say something about *when* a call returns, or about buffers.
@@ -139,7 +146,7 @@ async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
         or (flags != 0 and (type(flags) is not int or flags & ~_RECEIVE_FLAGS))
     ):
         return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
-    if buflen > manager.receive_max and self._sock.type != _STREAM:
+    if buflen > manager.receive_max and _type_of(self._sock) != _STREAM:
         # A datagram must not be cut: it gets a buffer of the size asked for.
         memory = ffi.new("char[]", buflen)
         op = start(manager, KIND_RECEIVE_OWN, _RECV, fd, memory, buflen, flags, memory)
@@ -183,7 +190,7 @@ async def recvfrom(self: Any, bufsize: int, flags: int = 0, /) -> tuple[bytes, A
     ):
         return await trio_method["recvfrom"](self, bufsize, flags)  # type: ignore[no-any-return]
     kind, memory = KIND_RECEIVE_FROM, NULL
-    if bufsize > manager.receive_max and self._sock.type != _STREAM:
+    if bufsize > manager.receive_max and _type_of(self._sock) != _STREAM:
         kind, memory = KIND_RECEIVE_FROM_OWN, ffi.new("char[]", bufsize)
     result = await start(manager, kind, lib.LIO_RECVFROM, fd, memory, bufsize, flags, memory)
     return result if type(result) is tuple else result.unwrap()
@@ -265,7 +272,7 @@ async def recvmsg(
     ):
         return await trio_method["recvmsg"](self, bufsize, ancbufsize, flags)  # type: ignore[no-any-return]
     control = _ancillary(ancbufsize)
-    if bufsize > manager.receive_max and self._sock.type != _STREAM:
+    if bufsize > manager.receive_max and _type_of(self._sock) != _STREAM:
         memory = ffi.new("char[]", bufsize)
         iov = _iovecs([memory])
         op, native = _message(
@@ -343,11 +350,18 @@ async def sendto(self: Any, *args: Any) -> int:
         or source is None
         or type(flags) is not int
         or flags & ~_SEND_FLAGS
-        or self._sock.family not in _ADDRESS_FAMILIES
+        or (family := _family_of(self._sock)) not in _ADDRESS_FAMILIES
     ):
         return await trio_method["sendto"](self, *args)  # type: ignore[no-any-return]
-    address = await self._resolve_address_nocp(args[-1], local=False)
-    raw = _encoded(self._sock.family, address)
+    raw = None
+    address = args[-1]
+    if family == _AF_INET and type(address) is tuple and len(address) == 2:
+        host, port = address
+        if type(host) is str and type(port) is int:
+            raw = _address.encode_numeric(host, port)
+    if raw is None:
+        address = await self._resolve_address_nocp(address, local=False)
+        raw = _encoded(family, address)
     fd = self._sock.fileno()
     if raw is None or fd < 0:
         del source
