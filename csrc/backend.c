@@ -18,6 +18,18 @@ const lio_vtable *const lio_vtables[] = {
     NULL,
 };
 
+/* Only for those who ask for one by name. */
+#if !defined(_WIN32)
+extern const lio_vtable lio_sim_vtable;
+#endif
+
+static const lio_vtable *const unlisted[] = {
+#if !defined(_WIN32)
+    &lio_sim_vtable,
+#endif
+    NULL,
+};
+
 static const char *const capability_names[] = {
     "single_issuer", "defer_taskrun", "taskrun_flag",   "coop_taskrun", "submit_all",
     "cqsize",        "no_sqarray",    "ext_arg",        "buf_ring",     "fixed_files",
@@ -38,9 +50,12 @@ const char *lio_backend_name(unsigned index)
 
 const lio_vtable *lio_vtable_find(const char *name)
 {
-    for (const lio_vtable *const *at = lio_vtables; *at != NULL; at++) {
-        if (strcmp((*at)->name, name) == 0)
-            return *at;
+    const lio_vtable *const *const tables[] = {lio_vtables, unlisted};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        for (const lio_vtable *const *at = tables[i]; *at != NULL; at++) {
+            if (strcmp((*at)->name, name) == 0)
+                return *at;
+        }
     }
     return NULL;
 }
@@ -125,6 +140,15 @@ int lio_create(const char *name, const lio_options *options, lio_backend **backe
     b->vtable = chosen;
     b->wake_fd = -1;
     b->without = without;
+    if (options != NULL) {
+        b->seed = options->seed;
+        b->virtual_time = options->virtual_time != 0;
+        error = options->faults == NULL ? 0 : lio_faults_attach(b, options->faults);
+    }
+    if (error != 0) {
+        free(b);
+        return error;
+    }
     *backend = b;
     return 0;
 }

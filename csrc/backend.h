@@ -53,6 +53,10 @@ typedef struct lio_vtable {
     void (*handed_out)(lio_backend *b);
     int (*wake)(lio_backend *b);
     int (*wait_ready)(lio_backend *b, int64_t timeout_ns);
+    /* Both optional. Breaks a connection as if its network had; NULL, or 0: do it yourself. */
+    int (*reset)(lio_backend *b, lio_fd fd);
+    /* The backend's own clock; NULL: lio_now. */
+    int64_t (*now)(const lio_backend *b);
     /* Ends everything in flight, then frees b->state. forked: in a child, which must not
      * touch what it shares with its parent. */
     void (*close)(lio_backend *b, bool forked);
@@ -65,6 +69,10 @@ struct lio_backend {
     lio_completion *records; /* store.capacity + 2 */
     char *pool;              /* what data and detail are offsets into */
     size_t pool_size;
+    size_t pool_reserve; /* how much of that, at its end, is not the backend's but faults.c's */
+    struct lio_fault_state *faults; /* NULL: none */
+    uint64_t seed;
+    bool virtual_time;
     uint32_t receive_max;
     uint32_t capabilities;
     uint32_t without;
@@ -83,6 +91,10 @@ struct lio_backend {
 };
 
 extern const lio_vtable *const lio_vtables[];
+
+/* Lays faults over a backend that is not initialised yet: faults.c. */
+int lio_faults_attach(lio_backend *b, const lio_faults *faults);
+void lio_faults_detach(lio_backend *b);
 
 /* The table of backends and the choice among them: backend.c. */
 const lio_vtable *lio_vtable_find(const char *name);

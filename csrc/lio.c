@@ -161,12 +161,18 @@ int64_t lio_now(void)
 }
 #endif
 
-int64_t lio_deadline(int64_t timeout_ns)
+static int64_t deadline_on(const lio_backend *b, int64_t timeout_ns)
 {
     if (timeout_ns <= 0)
         return timeout_ns == 0 ? 0 : INT64_MAX;
-    int64_t now = lio_now();
+    bool own = b != NULL && b->vtable->now != NULL;
+    int64_t now = own ? b->vtable->now(b) : lio_now();
     return timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
+}
+
+int64_t lio_deadline(int64_t timeout_ns)
+{
+    return deadline_on(NULL, timeout_ns);
 }
 
 /* -- life -------------------------------------------------------------------------- */
@@ -255,6 +261,7 @@ void lio_destroy(lio_backend *b)
     if (b->wake_fd >= 0)
         close(b->wake_fd);
 #endif
+    lio_faults_detach(b);
     free(b);
 }
 
@@ -500,7 +507,7 @@ int lio_wait(lio_backend *b, int64_t timeout_ns, const lio_completion **completi
     b->vtable->recycle(b);
     __atomic_store_n(&b->unsubmitted, 0, __ATOMIC_RELAXED);
     /* What is done already (an operation settled by a close) does not have to wait. */
-    int64_t deadline = b->store.done_count != 0 ? 0 : lio_deadline(timeout_ns);
+    int64_t deadline = b->store.done_count != 0 ? 0 : deadline_on(b, timeout_ns);
     uint64_t before = b->stats.flushed;
     error = b->vtable->turn(b, deadline);
     note_batch(b, before);

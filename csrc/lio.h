@@ -142,6 +142,20 @@ enum {
     LIO_SPIN_US_MAX = 1000,
 };
 
+/* What goes wrong on purpose. Chances are 0 to 1; the same seed decides alike for the same
+ * operations. What a kernel promises holds: no byte is lost, doubled or moved, no datagram
+ * cut, every operation has one completion. */
+typedef struct lio_faults {
+    uint64_t seed;
+    double short_io;    /* of a transfer on a stream, a pipe or a file: it moves less */
+    double reset;       /* of a transfer on a connection: the connection is reset before it */
+    double delay;       /* of a completion: others come first */
+    double cancel_race; /* of a cancel: it comes late, and the operation may end before */
+    double interrupt;   /* of a wait: a signal ends it */
+    double overflow;    /* of a wait: it brings one completion, the others come later */
+    int64_t latency_ns; /* how long a delay lasts at most; 0: some turns, and no time */
+} lio_faults;
+
 typedef struct lio_options {
     /* Capabilities to do without, separated by commas: for tests, and for kernels that
      * claim what they cannot do. NULL: none. Unknown names: -EINVAL. */
@@ -151,6 +165,9 @@ typedef struct lio_options {
      * whose handler runs in that time, as in that before any wait, does not end the wait: let
      * the handler call lio_wake. */
     int32_t spin_us;
+    const struct lio_faults *faults; /* laid over the backend, of whichever name; NULL: none */
+    uint64_t seed;                   /* of "sim" */
+    uint8_t virtual_time;            /* of "sim": time passes when nothing else happens */
 } lio_options;
 
 typedef struct lio_probe_result {
@@ -173,9 +190,13 @@ typedef struct lio_stats {
     uint64_t waits;     /* calls of lio_wait */
     uint64_t spins;     /* waits that began by watching: see lio_options.spin_us */
     uint64_t spin_hits; /* of those, ended by what they saw */
+    /* Faults made, of each kind that lio_faults names. */
+    uint64_t short_ios, resets, delays, cancel_races, interrupts, overflows;
+    uint64_t trace; /* "sim": a hash of what completed, with what, in which order */
 } lio_stats;
 
-/* The backends of this build, in order of preference; NULL past the end. */
+/* The backends of this build, in order of preference; NULL past the end. "sim" is not among
+ * them: it is for tests, and for those who ask for it by name. */
 const char *lio_backend_name(unsigned index);
 /* The names of capability bits; NULL past the end. */
 const char *lio_capability_name(unsigned bit);
@@ -241,6 +262,18 @@ int lio_pool(const lio_backend *backend, void **base, size_t *size);
 /* The most bytes that one receive from the pool can bring. */
 uint32_t lio_pool_receive_max(const lio_backend *backend);
 int lio_get_stats(const lio_backend *backend, lio_stats *stats);
+
+/* Objects of the simulated kernel. Each answers with descriptors that only operations of this
+ * backend work on, or with a negative errno; -ENOTSUP: the backend is not "sim". They are
+ * closed as others are, and are gone with the backend.
+ *
+ * A socket of SOCK_STREAM or SOCK_DGRAM, for LIO_BIND, LIO_LISTEN, LIO_CONNECT. Addresses are
+ * compared byte by byte. */
+int lio_sim_socket(lio_backend *backend, int type);
+int lio_sim_pair(lio_backend *backend, int type, int fds[2]);
+int lio_sim_pipe(lio_backend *backend, int fds[2]); /* [0] reads, [1] writes */
+/* flags: O_CREAT, O_EXCL, O_TRUNC, O_APPEND and how it is opened. */
+int lio_sim_open(lio_backend *backend, const char *name, int flags);
 
 #ifdef __cplusplus
 }

@@ -306,6 +306,7 @@ int64_t lio_store_push(lio_store *store, uint64_t id, const lio_op *op)
     slot->holds_gate = 0;
     slot->cancel_due = 0;
     slot->by_number = 0;
+    slot->fault = 0;
     slot->aux = 0;
     if (op->addr_len != 0) {
         lio_slot_extra *extra = lio_extra_at(store, number);
@@ -430,6 +431,20 @@ void lio_store_complete(lio_store *store, uint32_t number, int64_t result, int64
     slot->result = result;
     slot->data = data;
     slot->detail = detail;
+    lio_list_append(store, &store->done, number, LIO_LIST_DONE);
+    store->done_count++;
+}
+
+void lio_store_hold(lio_store *store, lio_list *held, uint32_t number)
+{
+    lio_list_remove(store, &store->done, number);
+    store->done_count--;
+    lio_list_append(store, held, number, LIO_LIST_HELD);
+}
+
+void lio_store_unhold(lio_store *store, lio_list *held, uint32_t number)
+{
+    lio_list_remove(store, held, number);
     lio_list_append(store, &store->done, number, LIO_LIST_DONE);
     store->done_count++;
 }

@@ -32,6 +32,7 @@ enum lio_list_kind {
     LIO_LIST_GATE,
     LIO_LIST_PARKED,
     LIO_LIST_DONE,
+    LIO_LIST_HELD, /* of faults.c: done, and kept back */
 };
 
 typedef struct lio_slot {
@@ -48,6 +49,7 @@ typedef struct lio_slot {
     uint8_t holds_gate;
     uint8_t cancel_due;        /* the backend's own: the kernel has not been asked yet */
     uint8_t by_number;         /* the backend's own: lio_slot_extra.identity is filled */
+    uint8_t fault;             /* of faults.c: what was decided for it */
     uint32_t next, prev;       /* on the list that `linked` names */
     uint32_t fd_next, fd_prev; /* on the descriptor's list */
     uint32_t aux;              /* the backend's own */
@@ -150,6 +152,10 @@ uint32_t lio_store_resolve(const lio_store *store, uint64_t token);
 /* The entry of a descriptor, or NULL: never seen (find), no memory (get). */
 lio_fd_entry *lio_fd_find(const lio_store *store, lio_fd fd);
 lio_fd_entry *lio_fd_get(lio_store *store, lio_fd fd);
+
+/* Keeps one that is done back, and gives it out after all. */
+void lio_store_hold(lio_store *store, lio_list *held, uint32_t number);
+void lio_store_unhold(lio_store *store, lio_list *held, uint32_t number);
 
 void lio_list_append(lio_store *store, lio_list *list, uint32_t number,
                      enum lio_list_kind kind);

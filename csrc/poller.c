@@ -95,22 +95,6 @@ static bool verify_ends(lio_backend *b, uint32_t number)
     return true;
 }
 
-/* Asked with MSG_DONTWAIT, a transfer that would wait ends with EAGAIN instead. */
-static bool never_waits(const lio_op *op)
-{
-    switch (op->opcode) {
-    case LIO_RECV:
-    case LIO_RECVMSG:
-    case LIO_RECVFROM:
-    case LIO_SEND:
-    case LIO_SENDMSG:
-    case LIO_SENDTO:
-        return (op->flags & MSG_DONTWAIT) != 0;
-    default:
-        return false;
-    }
-}
-
 /* Tries one operation and does what its outcome asks for. Returns whether those behind it
  * have to wait. */
 static bool run_one(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t number)
@@ -144,7 +128,7 @@ static bool run_one(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t number
         }
         if (tells)
             entry->ready &= (uint8_t)~bit;
-        if (never_waits(&slot->op)) {
+        if (lio_poller_never_waits(&slot->op)) {
             int64_t moved = (int64_t)slot->moved;
             lio_poller_finish(b, number, moved != 0 ? moved : -EAGAIN, -1, -1);
             return tells;
@@ -353,7 +337,8 @@ static bool must_wait(lio_backend *b, const lio_fd_entry *entry, const lio_slot 
 {
     int direction = lio_poller_direction(&slot->op);
     bool connects = slot->op.opcode == LIO_CONNECT;
-    if (direction < 0 || lio_poller_is_aside(&slot->op) || connects || never_waits(&slot->op))
+    if (direction < 0 || lio_poller_is_aside(&slot->op) || connects ||
+        lio_poller_never_waits(&slot->op))
         return false;
     if (slot->op.opcode == LIO_POLL)
         return !entry->adopted || (entry->ready & slot->op.flags) == 0;

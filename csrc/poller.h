@@ -93,12 +93,17 @@ typedef struct lio_attempt {
 
 /* One try of an operation, without blocking. */
 lio_attempt lio_poller_try(lio_backend *b, uint32_t number, uint8_t traits);
+/* Room for `size` bytes of a record, aligned for a lio_msg, or NULL; taken only by _keep. */
+char *lio_poller_arena_room(lio_backend *b, size_t size);
+void lio_poller_arena_keep(lio_backend *b, size_t size);
 /* The direction in which an operation waits: READER or WRITER; -1: it never waits. */
 int lio_poller_direction(const lio_op *op);
 /* The LIO_POLL_* bits that are due on fd now, or a negative errno. */
 int64_t lio_poller_level(lio_backend *b, int fd, uint32_t mask);
 /* What a file already in memory gives without waiting; updates slot->moved. */
 bool lio_poller_try_cached(lio_backend *b, lio_slot *slot, int64_t *result);
+/* Asked with MSG_DONTWAIT, a transfer that would wait ends with EAGAIN instead. */
+bool lio_poller_never_waits(const lio_op *op);
 /* Closes what a completed operation brings and nobody will take. */
 void lio_poller_discard(lio_backend *b, const lio_slot *slot);
 

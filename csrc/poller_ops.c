@@ -86,6 +86,21 @@ int lio_poller_direction(const lio_op *op)
     }
 }
 
+bool lio_poller_never_waits(const lio_op *op)
+{
+    switch (op->opcode) {
+    case LIO_RECV:
+    case LIO_RECVMSG:
+    case LIO_RECVFROM:
+    case LIO_SEND:
+    case LIO_SENDMSG:
+    case LIO_SENDTO:
+        return (op->flags & MSG_DONTWAIT) != 0;
+    default:
+        return false;
+    }
+}
+
 /* -- readiness --------------------------------------------------------------------- */
 
 static int64_t poll_now(lio_backend *b, int fd, short events)
@@ -147,7 +162,7 @@ static void restore_flags(int fd, int flags)
 /* -- the arena --------------------------------------------------------------------- */
 
 /* Room for `size` bytes, aligned for a lio_msg, or NULL. Taken only by arena_keep. */
-static char *arena_room(lio_backend *b, size_t size)
+char *lio_poller_arena_room(lio_backend *b, size_t size)
 {
     lio_poller *p = lio_poller_of(b);
     if (size > LIO_ARENA_SIZE - p->arena_used)
@@ -155,7 +170,7 @@ static char *arena_room(lio_backend *b, size_t size)
     return b->pool + p->arena * LIO_ARENA_SIZE + p->arena_used;
 }
 
-static void arena_keep(lio_backend *b, size_t size)
+void lio_poller_arena_keep(lio_backend *b, size_t size)
 {
     lio_poller *p = lio_poller_of(b);
     p->arena_used += ROUNDED(size);
@@ -206,7 +221,7 @@ static lio_attempt receive(lio_backend *b, const lio_op *op, uint8_t traits)
     if (pooled && wanted > LIO_RECEIVE_MAX)
         wanted = LIO_RECEIVE_MAX;
     size_t head = op->opcode == LIO_RECV ? 0 : ROUNDED(sizeof(lio_msg));
-    char *room = arena_room(b, head + (pooled ? wanted : 0));
+    char *room = lio_poller_arena_room(b, head + (pooled ? wanted : 0));
     if (room == NULL)
         return undone(LIO_NO_ROOM, LIO_READER);
     struct iovec iov = {.iov_base = pooled ? room + head : op->buf, .iov_len = wanted};
@@ -225,7 +240,7 @@ static lio_attempt receive(lio_backend *b, const lio_op *op, uint8_t traits)
         attempt.detail = room - b->pool;
     if (pooled)
         attempt.data = room + head - b->pool;
-    arena_keep(b, head + (pooled ? stored : 0));
+    lio_poller_arena_keep(b, head + (pooled ? stored : 0));
     attempt.drained = traits & LIO_TRAIT_TCP && op->flags == 0 && !scattered && count > 0 &&
                       (size_t)count < wanted;
     return attempt;
@@ -261,7 +276,7 @@ static bool listens(lio_backend *b, int fd)
 static lio_attempt try_accept(lio_backend *b, const lio_op *op)
 {
     int fd = (int)op->fd;
-    lio_msg *msg = (lio_msg *)arena_room(b, sizeof *msg);
+    lio_msg *msg = (lio_msg *)lio_poller_arena_room(b, sizeof *msg);
     if (msg == NULL)
         return undone(LIO_NO_ROOM, LIO_READER);
     if (is_blocking(b, fd)) {
@@ -283,7 +298,7 @@ static lio_attempt try_accept(lio_backend *b, const lio_op *op)
     msg->control_len = msg->flags = msg->reserved = 0;
     lio_attempt attempt = done(accepted);
     attempt.detail = (char *)msg - b->pool;
-    arena_keep(b, sizeof *msg);
+    lio_poller_arena_keep(b, sizeof *msg);
     return attempt;
 }
 

@@ -60,12 +60,12 @@ static int open_all(lio_backend *b, lio_poller *p)
         if (p->files == NULL)
             return -ENOMEM;
     }
-    void *pool = mmap(NULL, 2 * LIO_ARENA_SIZE, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t size = 2 * LIO_ARENA_SIZE + b->pool_reserve;
+    void *pool = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pool == MAP_FAILED)
         return -errno;
     b->pool = pool;
-    b->pool_size = 2 * LIO_ARENA_SIZE;
+    b->pool_size = size;
     b->receive_max = LIO_RECEIVE_MAX;
     return 0;
 }

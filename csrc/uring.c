@@ -489,7 +489,7 @@ static int uring_init(lio_backend *b)
     }
     error = lio_uring_probe_opcodes(&state->ring, state->offered);
     if (error == 0)
-        error = lio_uring_pool_init(&state->pool, b->store.capacity);
+        error = lio_uring_pool_init(&state->pool, b->store.capacity, b->pool_reserve);
     if (error == 0) {
         b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         error = b->wake_fd < 0 ? -errno : 0;

@@ -15,14 +15,14 @@
 #define STRIDE (LIO_POOL_BUFFER + 4096u + 64u)
 #define RING_BYTES(pool) ((pool)->buffers * sizeof(struct uring_buf))
 
-int lio_uring_pool_init(lio_uring_pool *pool, uint32_t capacity)
+int lio_uring_pool_init(lio_uring_pool *pool, uint32_t capacity, size_t reserve)
 {
     memset(pool, 0, sizeof *pool);
     pool->buffers = FIRST_LIVE;
     while (pool->buffers < 256 && pool->buffers < capacity)
         pool->buffers *= 2;
     size_t buffers_size = (size_t)pool->buffers * STRIDE;
-    pool->size = buffers_size + MSG_COUNT * sizeof(lio_msg);
+    pool->size = buffers_size + MSG_COUNT * sizeof(lio_msg) + reserve;
     pool->base = mmap(NULL, pool->size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pool->base == MAP_FAILED) {

@@ -30,7 +30,8 @@ typedef struct lio_uring_pool {
     uint32_t msg_head, msg_tail, msg_handed; /* free-running */
 } lio_uring_pool;
 
-int lio_uring_pool_init(lio_uring_pool *pool, uint32_t capacity);
+/* reserve: bytes at the end that are somebody else's. */
+int lio_uring_pool_init(lio_uring_pool *pool, uint32_t capacity, size_t reserve);
 void lio_uring_pool_free(lio_uring_pool *pool, bool forked);
 /* Registers the ring of buffers with the kernel; at the first receive, not before. */
 int lio_uring_pool_register(lio_uring_pool *pool, lio_ring *ring);

@@ -97,7 +97,7 @@ void lio_uring_probe(uint32_t without, lio_probe_result *result)
         if (!(without & LIO_CAP_FIXED_FILES) && lio_uring_register_files(&ring, 1) == 0)
             result->capabilities |= LIO_CAP_FIXED_FILES;
         lio_uring_pool pool;
-        bool pooled = lio_uring_pool_init(&pool, 1) == 0;
+        bool pooled = lio_uring_pool_init(&pool, 1, 0) == 0;
         if (pooled && !(without & LIO_CAP_BUF_RING) &&
             lio_uring_pool_register(&pool, &ring) == 0)
             result->capabilities |= LIO_CAP_BUF_RING;

@@ -15,7 +15,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
-PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c"]
+PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c", "faults.c"]
 LINUX = [
     "sigpipe.c",
     "uring.c",
@@ -26,6 +26,10 @@ LINUX = [
     "uring_probe.c",
     "uring_ring.c",
     "uring_submit.c",
+    "sim.c",
+    "sim_files.c",
+    "sim_objects.c",
+    "sim_wait.c",
     "poller.c",
     "poller_ops.c",
     "poller_epoll.c",

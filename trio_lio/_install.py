@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from . import _socket, _stream, _trio_compat
+from . import _faults, _socket, _stream, _trio_compat
 from ._manager import DEFAULT_CAPACITY, LioIOManager, living_managers
 from ._native import (
     BackendInfo,
     BackendUnavailable,
     backend_names,
+    known_backends,
     probe,
     raise_unavailable,
 )
@@ -80,10 +81,10 @@ _next_run = _NextRun()
 
 
 def _check_name(name: str, source: str) -> None:
-    if name not in backend_names():
+    if name not in known_backends():
         raise ValueError(
             f"{source} asks for the backend {name!r}; this build of trio-lio has: "
-            f"{', '.join(backend_names())}"
+            f"{', '.join(known_backends())}"
         )
 
 
@@ -143,15 +144,16 @@ def choose(backend: str | None) -> tuple[str, str]:
 
 def _make_lio_manager(wanted: Settings) -> LioIOManager:
     name, reason = choose(wanted.backend)
+    injected = _faults.current()
     try:
-        return LioIOManager(name, wanted.capacity, reason)
+        return LioIOManager(name, wanted.capacity, reason, injected)
     except BackendUnavailable:
         if wanted.backend is not None:
             raise
     # It ran when it was tried first: something (a seccomp filter, a sysctl) has come since.
     _preferred.cache_clear()
     name, reason = choose(None)
-    return LioIOManager(name, wanted.capacity, reason)
+    return LioIOManager(name, wanted.capacity, reason, injected)
 
 
 def _make_manager() -> Any:

@@ -29,6 +29,7 @@ import outcome
 import trio
 
 from . import _address, _control
+from ._faults import FaultCounts, Injected
 from ._flight import value_of
 from ._native import BackendInfo, capability_names, check, create, ffi, lib, raise_unavailable
 from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
@@ -102,6 +103,8 @@ class LioStatistics:
     """Of those, the ones that were ended by an event."""
     capacity: int
     """Operations that fit before the backend has to grow."""
+    faults: FaultCounts | None = None
+    """What `trio_lio.testing.faults` injected so far; `None` in a run without faults."""
 
 
 _close_listeners: list[Callable[[LioStatistics], object]] = []
@@ -234,11 +237,15 @@ class LioIOManager:
         return cls.for_new_run() if name is None else super().__new__(cls)
 
     def __init__(
-        self, name: str | None = None, capacity: int = DEFAULT_CAPACITY, reason: str = ""
+        self,
+        name: str | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        reason: str = "",
+        injected: Injected | None = None,
     ) -> None:
         if name is None:
             return  # for_new_run made it
-        handle = create(name)
+        handle = create(name, None if injected is None else injected.settings)
         code = lib.lio_init(handle, capacity)
         if code != 0:
             raise_unavailable(name, code)
@@ -260,6 +267,9 @@ class LioIOManager:
         self._unprocessed = False
         self._reschedule: Any = None
         self._map_memory()
+        self._injected = injected
+        if injected is not None:
+            injected.begin_run()
         key = id(self)
         living_managers[key] = weakref.ref(self, lambda _: living_managers.pop(key, None))
 
@@ -358,6 +368,7 @@ class LioIOManager:
             spins=stats.spins,
             spin_hits=stats.spin_hits,
             capacity=stats.capacity,
+            faults=None if self._injected is None else FaultCounts.of(stats),
         )
 
     def close(self) -> None:
@@ -365,7 +376,7 @@ class LioIOManager:
         handle, last = self.handle, None
         if handle is None:
             return
-        if _close_listeners:
+        if _close_listeners or self._injected is not None:
             last = self.statistics()
         self.pool.release()
         self._records.release()
@@ -381,6 +392,8 @@ class LioIOManager:
         self.free.clear()
         self._reschedule = None
         if last is not None:
+            if self._injected is not None and last.faults is not None:
+                self._injected.end_run(last.faults)
             for listener in list(_close_listeners):
                 listener(last)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import attrs
 
+from ._faults import Faults
 from ._lio import ffi, lib
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "check",
     "create",
     "ffi",
+    "known_backends",
     "lib",
     "probe",
     "raise_contract_error",
@@ -87,14 +90,32 @@ def _spin_us() -> int:
     return asked or -1
 
 
-def _options() -> Any:
+def _options(faults: Faults | None = None, seed: int = 0, virtual_time: bool = False) -> Any:
     without = os.environ.get("TRIO_LIO_URING_WITHOUT", "")
     text = ffi.new("char[]", without.encode())
     options = ffi.new("lio_options *")
     options.without = text
     options.spin_us = _spin_us()
+    options.seed = seed
+    options.virtual_time = virtual_time
+    native = None
+    if faults is not None:
+        native = ffi.new("struct lio_faults *")
+        for name, value in attrs.asdict(faults).items():
+            if name != "latency":
+                setattr(native, name, value)
+        native.latency_ns = int(faults.latency * 1e9)
+        options.faults = native
     # The struct does not keep what it points to.
-    return options, text
+    return options, (text, native)
+
+
+def sim_seed() -> int:
+    """The seed of ``"sim"`` where nobody gave one: ``TRIO_LIO_SIM_SEED``, or 0."""
+    raw = os.environ.get("TRIO_LIO_SIM_SEED", "0")
+    if not raw.isdecimal() or int(raw) >= 2**64:
+        raise ValueError(f"TRIO_LIO_SIM_SEED must be 0 to 2**64 - 1, not {raw!r}")
+    return int(raw)
 
 
 def _unknown_capability() -> NoReturn:
@@ -104,24 +125,38 @@ def _unknown_capability() -> NoReturn:
     )
 
 
-@functools.cache
-def _all_capabilities() -> tuple[str, ...]:
+def _listed(name_of: Callable[[int], Any]) -> tuple[str, ...]:
+    """All that the core names: the build has them, and they stay the same."""
     names: list[str] = []
-    while (name := lib.lio_capability_name(len(names))) != ffi.NULL:
+    while (name := name_of(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return tuple(names)
 
 
+@functools.cache
+def _all_capabilities() -> tuple[str, ...]:
+    return _listed(lib.lio_capability_name)
+
+
+@functools.lru_cache(maxsize=16)
 def capability_names(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(_all_capabilities()) if bits >> bit & 1)
 
 
+@functools.cache
+def _all_backends() -> tuple[str, ...]:
+    return _listed(lib.lio_backend_name)
+
+
 def backend_names() -> list[str]:
     """The backends of this build, in order of preference."""
-    names: list[str] = []
-    while (name := lib.lio_backend_name(len(names))) != ffi.NULL:
-        names.append(ffi.string(name).decode())
-    return names
+    return list(_all_backends())
+
+
+def known_backends() -> list[str]:
+    """All that can be asked for by name: those of `backend_names`, and the simulated kernel,
+    which nobody gets who did not ask."""
+    return [*backend_names(), "sim"]
 
 
 def probe(name: str) -> BackendInfo:
@@ -136,7 +171,7 @@ def probe(name: str) -> BackendInfo:
     if code == -errno.ENOENT:
         raise ValueError(
             f"there is no backend {name!r} in this build of trio-lio; it has: "
-            f"{', '.join(backend_names())}"
+            f"{', '.join(known_backends())}"
         )
     if code == -errno.EINVAL:
         _unknown_capability()
@@ -158,15 +193,23 @@ def available_backends() -> list[BackendInfo]:
     return [probe(name) for name in backend_names()]
 
 
-def create(name: str) -> Any:
+def create(
+    name: str,
+    faults: Faults | None = None,
+    seed: int | None = None,
+    virtual_time: bool = False,
+) -> Any:
     """A backend handle, not yet initialised, that frees itself.
+
+    ``faults`` are laid over it; ``seed`` and ``virtual_time`` are of ``"sim"``.
 
     Raises:
       ValueError: there is no such backend in this build.
       BackendUnavailable: the kernel does not offer it; the message says why.
       OSError: a resource (descriptors, memory) ran out.
     """
-    options, _keep = _options()
+    seed = sim_seed() if seed is None else seed
+    options, _keep = _options(faults, seed, virtual_time)
     out = ffi.new("lio_backend **")
     code = lib.lio_create(name.encode(), options, out)
     if code == -errno.EINVAL:

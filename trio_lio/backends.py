@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
+from ._faults import Faults
 from ._flight import Flight, prepare, value_of
 from ._native import (
     BackendClosed,
@@ -49,6 +50,7 @@ from ._native import (
 from ._op import FD_MAX, Op, Ready, checked_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -61,6 +63,7 @@ __all__ = [
     "BackendStats",
     "BackendUnavailable",
     "ContractError",
+    "Faults",
     "Full",
     "IoBackend",
     "IoUring",
@@ -69,6 +72,7 @@ __all__ = [
     "OpCompleted",
     "Poller",
     "Ready",
+    "Sim",
     "WrongThread",
     "available_backends",
     "default_backend",
@@ -84,6 +88,7 @@ _ID_MAX = 2**63 - 1
 _CAPACITY_MAX = (2**32 - 1) // 8
 _EVENT_NAMES = {WAKE: "WAKE", SIGNAL: "SIGNAL"}
 _FOR_EVER = float("inf")
+_STREAM = socket.SOCK_STREAM
 _RECORD_SIZE = ffi.sizeof("lio_op")
 _ZEROED = bytes(_RECORD_SIZE)
 # What the kernel may still write to, and nobody can end.
@@ -153,6 +158,15 @@ class BackendStats:
     """Waits that began by watching for events for a moment."""
     spin_hits: int
     """Of those, the ones that were ended by what they saw."""
+    short_ios: int
+    """Faults injected, by kind: see `Faults`."""
+    resets: int
+    delays: int
+    cancel_races: int
+    interrupts: int
+    overflows: int
+    trace: int
+    """`Sim`: a hash of what completed, with what, in which order. 0 elsewhere."""
 
 
 # -- results ---------------------------------------------------------------------------
@@ -215,9 +229,12 @@ def _check_fd(fd: object) -> int:
 
 
 class IoBackend:
-    """A backend: `IoUring`, `Poller`, or what `default_backend` gives.
+    """A backend: `IoUring`, `Poller`, `Sim`, or what `default_backend` gives.
 
     A context manager that closes it at the end.
+
+    Args:
+      faults: what is to go wrong on purpose.
 
     Raises:
       BackendUnavailable: this kernel does not offer it, or a filter forbids it.
@@ -226,10 +243,10 @@ class IoBackend:
 
     backend_name: ClassVar[str | None] = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, faults: Faults | None = None) -> None:
         if self.backend_name is None:
             raise TypeError("make an IoUring, a Poller, or call default_backend()")
-        self._setup(create(self.backend_name), "asked for by name")
+        self._setup(create(self.backend_name, faults), "asked for by name")
 
     def _setup(self, handle: Any, reason: str) -> None:
         self._handle = handle
@@ -264,7 +281,7 @@ class IoBackend:
 
     @property
     def name(self) -> str:
-        """``"uring"``, ``"epoll"``."""
+        """``"uring"``, ``"epoll"``, ``"sim"``."""
         return self._name
 
     def init(self, capacity: int) -> None:
@@ -547,8 +564,77 @@ class Poller(IoBackend):
     backend_name = "epoll"
 
 
+class Sim(IoBackend):
+    """The backend ``"sim"``: a simulated kernel, for tests. Never chosen by itself.
+
+    It completes operations in an order that its seed decides. Descriptors from elsewhere
+    are real: an operation on one is a system call that does not block. `socket`,
+    `socketpair`, `pipe` and `open` make simulated ones, on which nothing depends on the
+    machine: the same seed and the same calls are the same run, as ``stats().trace`` shows.
+    They are descriptors for operations of this backend alone (a system call on one fails with
+    EPIPE or finds nothing), and are closed as any other.
+
+    Args:
+      seed: 0 to 2**64 - 1. `None`: that of ``TRIO_LIO_SIM_SEED``, or 0.
+      virtual_time: time stands still while anything can go on, and jumps to the next timer
+        or the end of the wait when nothing can. An operation on a real descriptor keeps it
+        from jumping.
+      faults: what is to go wrong on purpose.
+    """
+
+    backend_name = "sim"
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        virtual_time: bool = False,
+        faults: Faults | None = None,
+    ) -> None:
+        if seed is not None:
+            Faults(seed=seed)  # checks it
+        handle = create("sim", faults, seed, virtual_time)
+        self._setup(handle, "asked for by name")
+
+    def socket(self, kind: int = _STREAM) -> int:
+        """A simulated socket, for `Op.bind`, `Op.listen`, `Op.accept`, `Op.connect`.
+
+        Args:
+          kind: ``SOCK_STREAM`` or ``SOCK_DGRAM``. Any address will do that is bound by
+          another simulated socket; addresses are compared byte by byte.
+
+        Raises:
+          OSError: the process can have no more descriptors (EMFILE).
+        """
+        return self._check(lib.lio_sim_socket(self._handle, int(kind)))
+
+    def socketpair(self, kind: int = _STREAM) -> tuple[int, int]:
+        """Two simulated sockets that are connected with each other."""
+        return self._two(lambda fds: lib.lio_sim_pair(self._handle, int(kind), fds))
+
+    def pipe(self) -> tuple[int, int]:
+        """A simulated pipe: its end to read from, and its end to write to."""
+        return self._two(lambda fds: lib.lio_sim_pipe(self._handle, fds))
+
+    def open(self, name: str, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+        """A file in memory. Its name leads to it as long as this backend lives.
+
+        Raises:
+          OSError: as ``os.open`` (ENOENT, EEXIST, EMFILE).
+        """
+        code = lib.lio_sim_open(self._handle, name.encode(), flags)
+        if code in (-errno.ENOENT, -errno.EEXIST):  # no matter of the contract here
+            raise OSError(-code, os.strerror(-code), name)
+        return self._check(code)
+
+    def _two(self, make: Callable[[Any], int]) -> tuple[int, int]:
+        fds = ffi.new("int[2]")
+        self._check(make(fds))
+        return fds[0], fds[1]
+
+
 _CLASSES: dict[str, type[IoBackend]] = {
-    str(kind.backend_name): kind for kind in (IoUring, Poller)
+    str(kind.backend_name): kind for kind in (IoUring, Poller, Sim)
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import os
 import socket
@@ -9,7 +10,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from trio_lio.backends import SIGNAL, IoBackend, IoUring, OpCompleted, Poller, probe
+from trio_lio.backends import (
+    SIGNAL,
+    Faults,
+    IoBackend,
+    IoUring,
+    OpCompleted,
+    Poller,
+    Sim,
+    probe,
+)
 
 from .support import Sockets, open_fds
 
@@ -21,6 +31,10 @@ OLD_KERNEL = (
 VARIANTS = {
     "uring": (IoUring, ""),
     "epoll": (Poller, ""),
+    "sim": (Sim, ""),
+    "sim-slow": (Sim, ""),
+    "epoll-slow": (Poller, ""),
+    "uring-slow": (IoUring, ""),
     "uring-without-defer_taskrun": (IoUring, "defer_taskrun"),
     "uring-without-buf_ring": (IoUring, "buf_ring"),
     "uring-without-fixed_files": (IoUring, "fixed_files"),
@@ -28,6 +42,13 @@ VARIANTS = {
     "uring-without-ext_arg": (IoUring, "ext_arg"),
     "uring-old-kernel": (IoUring, OLD_KERNEL),
 }
+
+# What no test may notice: completions come late, out of order and one by one, cancels come
+# late, waits end by signals that were none. (Short transfers and resets many tests would
+# notice: those are for the tests of streams, and for test_faults.)
+SLOW = Faults(
+    seed=7, short_io=0, reset=0, delay=0.3, overflow=0.3, cancel_race=0, interrupt=0.1
+)
 
 Maker = Callable[[], IoBackend]
 Factory = Callable[..., IoBackend]
@@ -44,7 +65,7 @@ def wants(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     params = {} if callspec is None else callspec.params
     variant = params.get("new_backend")
-    if variant in (None, "uring", "epoll"):
+    if variant in (None, "uring", "epoll", "sim"):
         return True
     if variant != "uring-old-kernel" and item.path.stem in SAME_ON_ALL:
         return False
@@ -117,6 +138,8 @@ def new_backend(
     info = probe(kind.backend_name)
     if not info.available:
         pytest.skip(f"{kind.backend_name}: {info.reason}")
+    if request.param.endswith("-slow"):
+        return functools.partial(kind, faults=SLOW)
     return kind
 
 

@@ -3,11 +3,13 @@ operation, nothing for what was taken back."""
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -15,7 +17,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from trio_lio.backends import IoBackend, Op, OpCompleted
+from trio_lio.backends import (
+    SIGNAL,
+    Faults,
+    IoBackend,
+    IoUring,
+    Op,
+    OpCompleted,
+    Poller,
+    Sim,
+    probe,
+)
 
 from .support import pattern
 
@@ -136,6 +148,8 @@ class Program(RuleBasedStateMachine):
                 pass
 
     def end(self, done: OpCompleted) -> None:
+        if done.op_id == SIGNAL:
+            return  # one that was none: faults
         assert done.op_id not in self.ended, f"a second completion: {done}"
         kind, at, buffer = self.in_flight.pop(done.op_id)
         self.ended.add(done.op_id)
@@ -176,11 +190,26 @@ class Program(RuleBasedStateMachine):
                 stream.close()
 
 
+# Whatever of this happens, the bytes are the same.
+ROUGH = Faults(seed=3, short_io=0.5, delay=0.4, cancel_race=0.5, interrupt=0.1, overflow=0.3)
+
+
 def test_random_programs(new_backend: Maker) -> None:
+    run_programs(new_backend)
+
+
+@pytest.mark.parametrize("kind", [IoUring, Poller, Sim], ids=["uring", "epoll", "sim"])
+def test_random_programs_under_faults(kind: type[IoBackend]) -> None:
+    assert kind.backend_name is not None
+    info = probe(kind.backend_name)
+    if not info.available:
+        pytest.skip(f"{info.name}: {info.reason}")
+    run_programs(functools.partial(kind, faults=ROUGH))
+
+
+def run_programs(make: Maker) -> None:
     for adopts in (False, True):
-        kind = type(
-            "Variant", (Program,), {"make": staticmethod(new_backend), "adopts": adopts}
-        )
+        kind = type("Variant", (Program,), {"make": staticmethod(make), "adopts": adopts})
         run_state_machine_as_test(
             kind,
             settings=settings(

@@ -99,14 +99,20 @@ typedef struct harness {
     int arrived, wakes, signals;
 } harness;
 
-static inline harness *harness_open(const char *name, const char *without, uint32_t capacity)
+static inline harness *harness_open_with(const char *name, const lio_options *options,
+                                         uint32_t capacity)
 {
     harness *h = calloc(1, sizeof *h);
-    const lio_options options = {.without = without};
     MUST(h != NULL);
-    MUST(lio_create(name, &options, &h->b) == 0);
+    MUST(lio_create(name, options, &h->b) == 0);
     MUST(lio_init(h->b, capacity) == 0);
     return h;
+}
+
+static inline harness *harness_open(const char *name, const char *without, uint32_t capacity)
+{
+    const lio_options options = {.without = without};
+    return harness_open_with(name, &options, capacity);
 }
 
 static inline void harness_close(harness *h)

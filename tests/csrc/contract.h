@@ -13,19 +13,28 @@
 
 typedef struct contract_variant {
     const char *label, *backend, *without;
+    const lio_faults *faults;
 } contract_variant;
+
+/* What no test may notice: what is done comes late, out of order and in small portions. */
+static const lio_faults slow = {.seed = 7, .delay = 0.3, .overflow = 0.3};
 
 /* The pollers go first: the end of a ring is asynchronous, and the kernel interrupts the thread
  * that had it for that, whatever it waits in by then. An epoll_wait ends with EINTR. */
 static const contract_variant contract_variants[] = {
-    {"epoll", "epoll", NULL},
-    {"epoll_old", "epoll", "edge_triggered,pwait2,wipe_on_fork"},
-    {"uring", "uring", NULL},
-    {"uring_no_tables", "uring", "buf_ring,fixed_files"},
-    {"uring_coop", "uring", "defer_taskrun"},
+    {"sim", "sim", NULL, NULL},
+    {"sim_slow", "sim", NULL, &slow},
+    {"epoll", "epoll", NULL, NULL},
+    {"epoll_slow", "epoll", NULL, &slow},
+    {"epoll_old", "epoll", "edge_triggered,pwait2,wipe_on_fork", NULL},
+    {"uring", "uring", NULL, NULL},
+    {"uring_slow", "uring", NULL, &slow},
+    {"uring_no_tables", "uring", "buf_ring,fixed_files", NULL},
+    {"uring_coop", "uring", "defer_taskrun", NULL},
     {"uring_old", "uring",
      "single_issuer,defer_taskrun,taskrun_flag,coop_taskrun,submit_all,cqsize,no_sqarray,"
-     "ext_arg,buf_ring,fixed_files,wipe_on_fork"},
+     "ext_arg,buf_ring,fixed_files,wipe_on_fork",
+     NULL},
 };
 
 static const contract_variant *variant;
@@ -35,15 +44,22 @@ static inline bool on_uring(void)
     return strcmp(variant->backend, "uring") == 0;
 }
 
+static inline bool on_sim(void)
+{
+    return strcmp(variant->backend, "sim") == 0;
+}
+
 /* The file is claimed with the kernel, and operations reach it whoever reuses its number. */
 static inline bool claims(const harness *h)
 {
-    return on_uring() || (lio_capabilities(h->b) & LIO_CAP_EDGE_TRIGGERED) != 0;
+    return on_uring() || on_sim() || (lio_capabilities(h->b) & LIO_CAP_EDGE_TRIGGERED) != 0;
 }
 
 static inline harness *contract_open(uint32_t capacity)
 {
-    return harness_open(variant->backend, variant->without, capacity);
+    const lio_options options = {
+        .without = variant->without, .faults = variant->faults, .seed = 7};
+    return harness_open_with(variant->backend, &options, capacity);
 }
 
 static inline void claim(harness *h, int fd)

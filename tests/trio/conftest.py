@@ -15,12 +15,14 @@ import trio._core._run
 import trio.testing
 
 import trio_lio
+from trio_lio.backends import probe
 
 from .support import OLD_KERNEL, PATIENCE, Notes, Pair, connected, notes, open_fds
 
 VARIANTS = {
     "uring": ("uring", ""),
     "epoll": ("epoll", ""),
+    "sim": ("sim", ""),
     "uring-without-buf_ring-fixed_files": ("uring", "buf_ring,fixed_files"),
     "uring-old-kernel": ("uring", OLD_KERNEL),
 }
@@ -75,7 +77,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name, without = VARIANTS[request.param]
     monkeypatch.setenv("TRIO_LIO_URING_WITHOUT", without)
     monkeypatch.delenv("TRIO_LIO_BACKEND", raising=False)
-    [info] = [info for info in trio_lio.available_backends() if info.name == name]
+    info = probe(name)
     if not info.available:
         pytest.skip(f"{name}: {info.reason}")
     return name

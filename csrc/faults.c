@@ -1,0 +1,597 @@
+/* faults.c: a bad network on purpose, as a layer between lio.c and a backend.
+ *
+ * It has the shape of a backend, and passes everything on to the real one. What it changes on
+ * the way a seed decides, and stays within what a kernel may do:
+ *
+ * short_io. Before an operation is handed over its length is cut, on what is a stream of
+ * bytes: stream sockets, pipes, regular files. Datagrams are never cut, nor what asks for all
+ * or nothing (MSG_WAITALL, LIO_OP_ALL, whose short sends are the backend's to continue).
+ *
+ * reset. Before a transfer is handed over, its connection is broken in earnest: TCP by the
+ * kernel's own reset (connect to AF_UNSPEC: the peer gets a RST), a local socket by a shutdown
+ * in both directions. What had arrived is still read, then one operation has ECONNRESET, and
+ * after it receives find the end and sends EPIPE, as on Linux after a RST.
+ *
+ * delay. A completion is kept back for some turns, or for a time. Its bytes are copied from
+ * the backend's pool to a place at the pool's end that is ours (b->pool_reserve): the backend
+ * uses its own again. As long as anything is kept back no wait says that the time ran out,
+ * since a virtual clock above us would then go on as if nothing were coming: it ends as if
+ * by a signal instead.
+ *
+ * cancel_race. The backend learns of a cancel some turns late.
+ *
+ * interrupt, overflow. A wait ends by a signal that was none; a wait brings one completion,
+ * and the others come with the next. */
+#include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "random.h"
+
+#define DELAY_TURNS 8u
+#define CANCEL_TURNS 4u
+#define STEP_NS INT64_C(1000000)
+#define BLOCKS 16u
+#define MESSAGE_ROOM ((sizeof(lio_msg) + 63) & ~(size_t)63)
+#define BLOCK_SIZE (MESSAGE_ROOM + 65536)
+#define DEAD_MAX 256u
+
+enum block_state { BLOCK_FREE, BLOCK_HELD, BLOCK_READY, BLOCK_OUT };
+
+/* slot->fault */
+enum { FAULT_DECIDED = 1 };
+
+typedef struct late_cancel {
+    uint32_t number, generation;
+    uint64_t turn; /* when the backend learns of it */
+} late_cancel;
+
+typedef struct dead_connection {
+    uint64_t identity[2];
+    bool told; /* one operation had the ECONNRESET */
+} dead_connection;
+
+typedef struct lio_fault_state {
+    lio_vtable vtable; /* this layer's, with the backend's name */
+    const lio_vtable *inner;
+    lio_faults config;
+    lio_random random;
+    uint64_t turn;
+    lio_list held; /* done, and kept back: slot->moved says until which turn or time */
+    late_cancel *late;
+    uint32_t late_count, late_room;
+    dead_connection dead[DEAD_MAX]; /* the last ones */
+    uint32_t dead_count;
+    uint8_t blocks[BLOCKS]; /* enum block_state */
+    int busy;               /* something is held or late; atomic */
+} lio_fault_state;
+
+static bool is_held_back(const lio_fault_state *f)
+{
+    return f->held.head != LIO_NO_SLOT || f->late_count != 0;
+}
+
+/* -- what an operation is about ---------------------------------------------------- */
+
+enum medium { MEDIUM_OTHER, MEDIUM_STREAM, MEDIUM_PIPE, MEDIUM_FILE };
+
+static bool identify(lio_fd fd, uint64_t identity[2])
+{
+    struct stat st;
+    if (fstat((int)fd, &st) != 0)
+        return false;
+    identity[0] = (uint64_t)st.st_dev;
+    identity[1] = (uint64_t)st.st_ino;
+    return true;
+}
+
+static enum medium medium_of(lio_fd fd)
+{
+    struct stat st;
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (fstat((int)fd, &st) != 0)
+        return MEDIUM_OTHER;
+    if (S_ISREG(st.st_mode))
+        return MEDIUM_FILE;
+    if (S_ISFIFO(st.st_mode))
+        return MEDIUM_PIPE;
+    bool streams = S_ISSOCK(st.st_mode) &&
+                   getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 &&
+                   type == SOCK_STREAM;
+    return streams ? MEDIUM_STREAM : MEDIUM_OTHER;
+}
+
+static bool is_on_socket(uint8_t opcode)
+{
+    return opcode == LIO_RECV || opcode == LIO_RECVMSG || opcode == LIO_RECVFROM ||
+           lio_opcode_sends(opcode);
+}
+
+static bool is_transfer(uint8_t opcode)
+{
+    return is_on_socket(opcode) || (opcode >= LIO_READ && opcode <= LIO_WRITEV_AT);
+}
+
+/* -- resets ------------------------------------------------------------------------ */
+
+static dead_connection *find_dead(lio_fault_state *f, lio_fd fd)
+{
+    uint64_t identity[2];
+    uint32_t count = f->dead_count < DEAD_MAX ? f->dead_count : DEAD_MAX;
+    if (count == 0 || !identify(fd, identity))
+        return NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        if (memcmp(f->dead[i].identity, identity, sizeof identity) == 0)
+            return &f->dead[i];
+    }
+    return NULL;
+}
+
+static bool is_connected(lio_fd fd)
+{
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    return getpeername((int)fd, (struct sockaddr *)&peer, &length) == 0;
+}
+
+/* Whether the connection is broken now. */
+static bool break_connection(lio_backend *b, lio_fd fd)
+{
+    const lio_vtable *inner = b->faults->inner;
+    int answer = inner->reset == NULL ? 0 : inner->reset(b, fd);
+    if (answer != 0 || !is_connected(fd))
+        return answer > 0;
+    struct sockaddr_storage own;
+    socklen_t length = sizeof own;
+    const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+    b->stats.syscalls += 2;
+    if (getsockname((int)fd, (struct sockaddr *)&own, &length) == 0 &&
+        (own.ss_family == AF_INET || own.ss_family == AF_INET6) &&
+        connect((int)fd, &nowhere, sizeof nowhere) == 0)
+        return true;
+    return shutdown((int)fd, SHUT_RDWR) == 0;
+}
+
+static void maybe_reset(lio_backend *b, const lio_op *op)
+{
+    lio_fault_state *f = b->faults;
+    if (!lio_random_chance(&f->random, f->config.reset) || find_dead(f, op->fd) != NULL)
+        return;
+    dead_connection fresh = {.told = false};
+    if (!identify(op->fd, fresh.identity) || !break_connection(b, op->fd))
+        return;
+    f->dead[f->dead_count++ % DEAD_MAX] = fresh;
+    b->stats.resets++;
+}
+
+/* What a transfer on a connection that was reset comes to. */
+static void tell_of_reset(lio_fault_state *f, lio_slot *slot)
+{
+    if (!is_transfer(slot->op.opcode) || slot->result > 0 || slot->result == -ECANCELED ||
+        slot->result == -EBADF)
+        return;
+    dead_connection *dead = find_dead(f, slot->op.fd);
+    if (dead == NULL)
+        return;
+    bool sends = lio_opcode_sends(slot->op.opcode) || slot->op.opcode == LIO_WRITE;
+    if (slot->result == 0 && (sends || slot->op.len == 0))
+        return;
+    slot->result = !dead->told ? -ECONNRESET : sends ? -EPIPE : 0;
+    dead->told = true;
+}
+
+/* -- short transfers --------------------------------------------------------------- */
+
+static bool can_be_short(const lio_op *op, enum medium medium)
+{
+    const uint32_t harmless = MSG_PEEK | MSG_NOSIGNAL | MSG_DONTWAIT
+#if defined(MSG_MORE)
+                              | MSG_MORE
+#endif
+#if defined(MSG_CMSG_CLOEXEC)
+                              | MSG_CMSG_CLOEXEC
+#endif
+        ;
+    if (op->op_flags & LIO_OP_ALL || medium == MEDIUM_OTHER)
+        return false;
+    return !is_on_socket(op->opcode) || (op->flags & ~harmless) == 0;
+}
+
+static void maybe_cut(lio_backend *b, lio_op *op, enum medium medium)
+{
+    lio_fault_state *f = b->faults;
+    bool pooled_message = op->opcode == LIO_RECVMSG && op->buf == NULL;
+    uint64_t length = pooled_message ? op->buf_len : op->len; /* or a number of pieces */
+    if (length < 2 || !can_be_short(op, medium) ||
+        !lio_random_chance(&f->random, f->config.short_io))
+        return;
+    /* A byte or a few, as often as anything else. */
+    uint64_t most = lio_random_below(&f->random, 2) == 0 && length > 16 ? 16 : length - 1;
+    uint64_t cut = 1 + lio_random_below(&f->random, most);
+    if (pooled_message)
+        op->buf_len = cut;
+    else
+        op->len = cut;
+    b->stats.short_ios++;
+}
+
+/* Decides for what was pushed since, in the order of the pushes. */
+static void decide(lio_backend *b)
+{
+    lio_store *store = &b->store;
+    for (uint32_t number = store->queue.head; number != LIO_NO_SLOT;) {
+        lio_slot *slot = lio_slot_at(store, number);
+        number = slot->next;
+        if (slot->fault & FAULT_DECIDED)
+            continue;
+        slot->fault |= FAULT_DECIDED;
+        if (slot->stage != 0 || !is_transfer(slot->op.opcode))
+            continue;
+        enum medium medium = medium_of(slot->op.fd);
+        if (medium == MEDIUM_STREAM)
+            maybe_reset(b, &slot->op);
+        maybe_cut(b, &slot->op, medium);
+    }
+}
+
+/* -- completions that are kept back ------------------------------------------------ */
+
+static char *block_at(const lio_backend *b, uint32_t block)
+{
+    return b->pool + b->pool_size - b->pool_reserve + block * BLOCK_SIZE;
+}
+
+/* Copies what a completion points to, so that the backend can use its memory again. */
+static bool keep_data(lio_backend *b, lio_slot *slot)
+{
+    lio_fault_state *f = b->faults;
+    uint32_t block = 0;
+    if (slot->data < 0 && slot->detail < 0)
+        return true;
+    while (block < BLOCKS && f->blocks[block] != BLOCK_FREE)
+        block++;
+    if (block == BLOCKS)
+        return false;
+    char *place = block_at(b, block);
+    if (slot->detail >= 0) {
+        memcpy(place, b->pool + slot->detail, sizeof(lio_msg));
+        slot->detail = place - b->pool;
+    }
+    if (slot->data >= 0) {
+        /* With MSG_TRUNC the result tells of more than there is. */
+        uint64_t size = (uint64_t)slot->result;
+        uint64_t asked = slot->op.opcode == LIO_RECVMSG ? slot->op.buf_len : slot->op.len;
+        size = size < asked ? size : asked;
+        size = size < b->receive_max ? size : b->receive_max;
+        assert(size <= BLOCK_SIZE - MESSAGE_ROOM);
+        memcpy(place + MESSAGE_ROOM, b->pool + slot->data, size);
+        slot->data = place + MESSAGE_ROOM - b->pool;
+    }
+    f->blocks[block] = BLOCK_HELD;
+    return true;
+}
+
+static void set_block_of(lio_backend *b, const lio_slot *slot, enum block_state state)
+{
+    int64_t offset = slot->detail >= 0 ? slot->detail : slot->data;
+    if (offset >= 0)
+        b->faults->blocks[(b->pool + offset - block_at(b, 0)) / (int64_t)BLOCK_SIZE] =
+            (uint8_t)state;
+}
+
+static bool hold(lio_backend *b, uint32_t number, uint64_t until)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    if (!keep_data(b, slot))
+        return false;
+    slot->moved = until;
+    lio_store_hold(&b->store, &b->faults->held, number);
+    return true;
+}
+
+static uint64_t delayed_until(lio_fault_state *f)
+{
+    if (f->config.latency_ns > 0)
+        return (uint64_t)lio_now() + 1 +
+               lio_random_below(&f->random, (uint64_t)f->config.latency_ns);
+    return f->turn + 1 + lio_random_below(&f->random, DELAY_TURNS);
+}
+
+/* Looks at what was completed since `last` was the last of those that are done. */
+static void inspect(lio_backend *b, uint32_t last)
+{
+    lio_fault_state *f = b->faults;
+    uint32_t number =
+        last == LIO_NO_SLOT ? b->store.done.head : lio_slot_at(&b->store, last)->next;
+    while (number != LIO_NO_SLOT) {
+        lio_slot *slot = lio_slot_at(&b->store, number);
+        uint32_t next = slot->next;
+        tell_of_reset(f, slot);
+        if (lio_random_chance(&f->random, f->config.delay) && hold(b, number, delayed_until(f)))
+            b->stats.delays++;
+        number = next;
+    }
+}
+
+static void give_out(lio_backend *b, uint32_t number)
+{
+    set_block_of(b, lio_slot_at(&b->store, number), BLOCK_READY);
+    lio_store_unhold(&b->store, &b->faults->held, number);
+}
+
+static void give_out_due(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    bool by_time = f->config.latency_ns > 0;
+    uint64_t now = by_time && f->held.head != LIO_NO_SLOT ? (uint64_t)lio_now() : f->turn;
+    for (uint32_t number = f->held.head; number != LIO_NO_SLOT;) {
+        const lio_slot *slot = lio_slot_at(&b->store, number);
+        uint32_t next = slot->next;
+        /* What an overflow left over has 0: it waited for a turn, and this is one. */
+        if (slot->moved <= now)
+            give_out(b, number);
+        number = next;
+    }
+}
+
+static void maybe_overflow(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    if (b->store.done_count < 2 || !lio_random_chance(&f->random, f->config.overflow))
+        return;
+    uint32_t number = lio_slot_at(&b->store, b->store.done.head)->next;
+    bool any = false;
+    while (number != LIO_NO_SLOT) {
+        uint32_t next = lio_slot_at(&b->store, number)->next;
+        any = hold(b, number, 0) || any;
+        number = next;
+    }
+    b->stats.overflows += any;
+    b->stats.overflow += any;
+}
+
+/* -- cancels ----------------------------------------------------------------------- */
+
+static bool make_late(lio_backend *b, uint32_t number)
+{
+    lio_fault_state *f = b->faults;
+    if (!lio_random_chance(&f->random, f->config.cancel_race))
+        return false;
+    if (f->late_count == f->late_room) {
+        uint32_t room = f->late_room == 0 ? 16 : f->late_room * 2;
+        late_cancel *late = realloc(f->late, room * sizeof *late);
+        if (late == NULL)
+            return false;
+        f->late = late;
+        f->late_room = room;
+    }
+    uint64_t turn = f->turn + 1 + lio_random_below(&f->random, CANCEL_TURNS);
+    f->late[f->late_count++] =
+        (late_cancel){number, lio_slot_at(&b->store, number)->generation, turn};
+    b->stats.cancel_races++;
+    return true;
+}
+
+static int cancel_now(lio_backend *b, uint32_t number)
+{
+    uint32_t last = b->store.done.tail;
+    int error = b->faults->inner->cancel(b, number);
+    inspect(b, last);
+    return error;
+}
+
+static void forward_late(lio_backend *b, uint64_t turn)
+{
+    lio_fault_state *f = b->faults;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < f->late_count; i++) {
+        const late_cancel late = f->late[i];
+        const lio_slot *slot = lio_slot_at(&b->store, late.number);
+        if (slot->generation != late.generation || slot->state != LIO_STATE_CANCELLING)
+            continue; /* it ended before */
+        if (late.turn > turn)
+            f->late[kept++] = late;
+        else
+            cancel_now(b, late.number);
+    }
+    f->late_count = kept;
+}
+
+/* -- the shape of a backend -------------------------------------------------------- */
+
+/* A thread that waits elsewhere must not wait for what is kept back here. */
+static int tell(lio_backend *b, int answer)
+{
+    lio_fault_state *f = b->faults;
+    __atomic_store_n(&f->busy, is_held_back(f), __ATOMIC_SEQ_CST);
+    if (is_held_back(f) && __atomic_load_n(&b->waiters, __ATOMIC_SEQ_CST) != 0)
+        f->inner->wake(b);
+    return answer;
+}
+
+static int faults_init(lio_backend *b)
+{
+    b->pool_reserve = BLOCKS * BLOCK_SIZE;
+    return b->faults->inner->init(b);
+}
+
+static int submit(lio_backend *b)
+{
+    decide(b);
+    uint32_t last = b->store.done.tail;
+    int error = b->faults->inner->submit(b);
+    inspect(b, last);
+    return error;
+}
+
+static int faults_submit(lio_backend *b)
+{
+    return tell(b, submit(b));
+}
+
+static int turn_once(lio_backend *b, int64_t deadline_ns)
+{
+    decide(b);
+    uint32_t last = b->store.done.tail;
+    int error = b->faults->inner->turn(b, deadline_ns);
+    inspect(b, last);
+    maybe_overflow(b);
+    return error;
+}
+
+static void next_turn(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    f->turn++;
+    give_out_due(b);
+    forward_late(b, f->turn);
+}
+
+static int64_t now_of(const lio_backend *b)
+{
+    const lio_vtable *inner = b->faults->inner;
+    return inner->now == NULL ? lio_now() : inner->now(b);
+}
+
+static int turn(lio_backend *b, int64_t deadline_ns)
+{
+    lio_fault_state *f = b->faults;
+    next_turn(b);
+    if (deadline_ns != 0 && b->store.done_count == 0 &&
+        lio_random_chance(&f->random, f->config.interrupt)) {
+        int error = submit(b);
+        b->stats.interrupts++;
+        return error != 0 ? error : -EINTR;
+    }
+    for (;;) {
+        bool busy = is_held_back(f);
+        int64_t until = deadline_ns;
+        if (b->store.done_count != 0)
+            until = 0;
+        else if (busy && deadline_ns != 0)
+            until = f->config.latency_ns > 0 ? now_of(b) + STEP_NS : 0;
+        int error = turn_once(b, until);
+        if (error != 0 || b->store.done_count != 0 || b->woken)
+            return error;
+        if (!busy && !is_held_back(f))
+            return 0; /* the time ran out */
+        next_turn(b);
+        if (b->store.done_count != 0)
+            return 0;
+        bool over = deadline_ns == 0 || (deadline_ns != INT64_MAX && now_of(b) >= deadline_ns);
+        if (over && is_held_back(f))
+            return -EINTR; /* something is coming yet */
+        if (over)
+            deadline_ns = 0;
+    }
+}
+
+static int faults_turn(lio_backend *b, int64_t deadline_ns)
+{
+    return tell(b, turn(b, deadline_ns));
+}
+
+static int faults_cancel(lio_backend *b, uint32_t number)
+{
+    return tell(b, make_late(b, number) ? 0 : cancel_now(b, number));
+}
+
+static int faults_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
+{
+    lio_fault_state *f = b->faults;
+    forward_late(b, UINT64_MAX); /* whoever closes waits for them */
+    return tell(b, f->inner->release_fd(b, entry, fd));
+}
+
+static void faults_recycle(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        if (f->blocks[i] == BLOCK_OUT)
+            f->blocks[i] = BLOCK_FREE;
+    }
+    f->inner->recycle(b);
+}
+
+static void faults_handed_out(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        if (f->blocks[i] == BLOCK_READY)
+            f->blocks[i] = BLOCK_OUT;
+    }
+    f->inner->handed_out(b);
+}
+
+static int faults_wait_ready(lio_backend *b, int64_t timeout_ns)
+{
+    if (__atomic_load_n(&b->faults->busy, __ATOMIC_SEQ_CST) != 0)
+        return 1;
+    return b->faults->inner->wait_ready(b, timeout_ns);
+}
+
+static void faults_close(lio_backend *b, bool forked)
+{
+    lio_fault_state *f = b->faults;
+    while (f->held.head != LIO_NO_SLOT)
+        give_out(b, f->held.head);
+    if (!forked)
+        forward_late(b, UINT64_MAX);
+    while (f->held.head != LIO_NO_SLOT) /* what those cancels brought */
+        give_out(b, f->held.head);
+    f->inner->close(b, forked);
+}
+
+static bool is_chance(double value)
+{
+    return value >= 0 && value <= 1;
+}
+
+int lio_faults_attach(lio_backend *b, const lio_faults *faults)
+{
+    const double chances[] = {faults->short_io,    faults->reset,     faults->delay,
+                              faults->cancel_race, faults->interrupt, faults->overflow};
+    for (size_t i = 0; i < sizeof chances / sizeof *chances; i++) {
+        if (!is_chance(chances[i]))
+            return -EINVAL;
+    }
+    /* A wait that always ends by a signal is none. */
+    if (faults->latency_ns < 0 || faults->interrupt == 1)
+        return -EINVAL;
+    lio_fault_state *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return -ENOMEM;
+    f->inner = b->vtable;
+    f->config = *faults;
+    f->random.state = faults->seed;
+    f->held = (lio_list){LIO_NO_SLOT, LIO_NO_SLOT};
+    f->vtable = *f->inner;
+    f->vtable.init = faults_init;
+    f->vtable.submit = faults_submit;
+    f->vtable.turn = faults_turn;
+    f->vtable.cancel = faults_cancel;
+    f->vtable.release_fd = faults_release_fd;
+    f->vtable.recycle = faults_recycle;
+    f->vtable.handed_out = faults_handed_out;
+    f->vtable.wait_ready = faults_wait_ready;
+    f->vtable.close = faults_close;
+    b->faults = f;
+    b->vtable = &f->vtable;
+    return 0;
+}
+
+void lio_faults_detach(lio_backend *b)
+{
+    if (b->faults == NULL)
+        return;
+    free(b->faults->late);
+    free(b->faults);
+    b->faults = NULL;
+}

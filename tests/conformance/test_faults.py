@@ -1,0 +1,379 @@
+"""Faults laid over a backend: each kind happens, is counted, and breaks no promise."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from trio_lio.backends import SIGNAL, Faults, IoBackend, IoUring, Op, Poller, Sim, probe
+
+from .support import Sockets, collect, complete, errno_of, new_id, pattern, run, submit
+
+NONE = Faults(short_io=0, reset=0, delay=0, cancel_race=0, interrupt=0, overflow=0)
+
+Maker = Callable[..., IoBackend]
+
+
+@pytest.fixture(params=[IoUring, Poller, Sim], ids=["uring", "epoll", "sim"])
+def faulty(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    info = probe(request.param.backend_name)
+    if not info.available:
+        pytest.skip(f"{info.name}: {info.reason}")
+    made: list[IoBackend] = []
+
+    def make(**chances: float) -> IoBackend:
+        faults = attrs.evolve(NONE, **{"seed": 5, **chances})  # type: ignore[arg-type]
+        backend = request.param(faults=faults)
+        made.append(backend)
+        backend.init(64)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+# -- arguments -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"short_io": 1.5}, ValueError),
+        ({"reset": -0.1}, ValueError),
+        ({"delay": float("nan")}, ValueError),
+        ({"interrupt": 1}, ValueError),
+        ({"latency": float("inf")}, ValueError),
+        ({"latency": -1}, ValueError),
+        ({"seed": -1}, ValueError),
+        ({"seed": 2**64}, ValueError),
+        ({"seed": "7"}, TypeError),
+        ({"cancel_race": "often"}, TypeError),
+        ({"overflow": True}, TypeError),
+    ],
+)
+def test_bad_arguments(bad: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(bad))):
+        Faults(**bad)  # type: ignore[arg-type]
+
+
+def test_none_of_them_changes_nothing(faulty: Maker) -> None:
+    backend = faulty()
+    with_pair(backend)
+    stats = backend.stats()
+    assert stats.short_ios == stats.resets == stats.delays == stats.interrupts == 0
+
+
+def with_pair(backend: IoBackend, size: int = 5000) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        for sock in left, right:
+            sock.setblocking(False)
+        assert run(backend, Op.send(left.fileno(), pattern(size), all=True)) == size
+        received = b""
+        while len(received) < size:
+            received += run(backend, Op.recv(right.fileno(), size))
+        assert received == pattern(size)
+
+
+# -- short transfers -------------------------------------------------------------------
+
+
+def test_short_receives_and_sends(faulty: Maker) -> None:
+    backend = faulty(short_io=1)
+    left, right = socket.socketpair()
+    with left, right:
+        assert 0 < run(backend, Op.send(left.fileno(), pattern(5000))) < 5000
+        right.setblocking(False)
+        while select.select([right], [], [], 0)[0]:
+            right.recv(5000)
+        left.send(pattern(5000))
+        received = b""
+        while len(received) < 5000:
+            asked = 5000 - len(received)
+            part = run(backend, Op.recv(right.fileno(), asked))
+            assert 0 < len(part) <= max(1, asked - 1)
+            received += part
+        assert received == pattern(5000)
+    assert backend.stats().short_ios > 2
+
+
+def test_short_messages_reads_and_writes(faulty: Maker, tmp_path: Path) -> None:
+    backend = faulty(short_io=1)
+    left, right = socket.socketpair()
+    reader, writer = os.pipe()
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    with left, right:
+        left.send(bytes(1000))
+        assert 0 < len(run(backend, Op.recvmsg(right.fileno(), 1000))[0]) < 1000
+        assert 0 < run(backend, Op.sendmsg(left.fileno(), [b"ab", b"cd"])) < 4
+        assert 0 < run(backend, Op.write(writer, bytes(1000))) < 1000
+        assert 0 < run(backend, Op.write_at(file, bytes(1000), 0)) < 1000
+        os.pwrite(file, bytes(1000), 0)
+        assert 0 < len(run(backend, Op.read_at(file, 1000, 0))) < 1000
+        assert run(backend, Op.writev_at(file, [b"ab", b"cd"], 0)) == 2
+    for fd in reader, writer, file:
+        os.close(fd)
+
+
+def test_what_asks_for_all_gets_all(faulty: Maker) -> None:
+    backend = faulty(short_io=1)
+    left, right = socket.socketpair()
+    with left, right:
+        assert run(backend, Op.send(left.fileno(), bytes(5000), all=True)) == 5000
+        waits_for_all = Op.recv(right.fileno(), 5000, socket.MSG_WAITALL)
+        assert len(run(backend, waits_for_all)) == 5000
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_datagrams_are_never_cut(faulty: Maker, kind: int) -> None:
+    backend = faulty(short_io=1, reset=1 if kind == socket.SOCK_DGRAM else 0)
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
+    with left, right:
+        for size in 2, 100, 30_000:
+            assert run(backend, Op.send(left.fileno(), pattern(size))) == size
+            assert run(backend, Op.recv(right.fileno(), 40_000)) == pattern(size)
+    assert backend.stats().short_ios == backend.stats().resets == 0
+
+
+def test_numbers_of_an_eventfd_are_not_cut(faulty: Maker) -> None:
+    if not hasattr(os, "eventfd"):
+        pytest.skip("this Python has no os.eventfd (before 3.10, or not on Linux)")
+    backend = faulty(short_io=1)
+    fd = os.eventfd(3, os.EFD_NONBLOCK)
+    assert int.from_bytes(run(backend, Op.read(fd, 8)), "little") == 3
+    os.close(fd)
+
+
+# -- resets ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_reset_connection_is_dead(faulty: Maker, kind: str, adopts: bool) -> None:
+    backend = faulty(reset=1)
+    sockets = Sockets(backend, adopts)
+    ours, theirs = sockets.stream_pair(kind)
+    assert errno_of(backend, Op.send(ours.fileno(), b"x")) == "ECONNRESET"
+    assert errno_of(backend, Op.send(ours.fileno(), b"x")) == "EPIPE"
+    assert run(backend, Op.recv(ours.fileno(), 10)) == b""
+    assert backend.stats().resets == 1
+    if kind == "tcp":
+        with pytest.raises(ConnectionResetError):
+            theirs.recv(10)
+    assert theirs.recv(10) == b""
+    with pytest.raises(BrokenPipeError):
+        theirs.send(b"x")
+    sockets.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_waiting_receive_learns_of_the_reset(faulty: Maker, kind: str) -> None:
+    backend = faulty(reset=0.5, seed=reset_at_second())
+    sockets = Sockets(backend, adopts=True)
+    ours, _theirs = sockets.stream_pair(kind)
+    receiving = submit(backend, Op.recv(ours.fileno(), 10))
+    sending = new_id()
+    backend.push(sending, Op.send(ours.fileno(), b"x"))
+    done = collect(backend, [receiving, sending])
+    assert backend.stats().resets == 1
+    codes = [done[sending].error, done[receiving].error]
+    told = [error for error in codes if error is not None and error.errno == errno.ECONNRESET]
+    assert len(told) == 1
+    assert done[sending].error is not None
+    assert done[receiving].error is not None or done[receiving].result == b""
+    sockets.close()
+
+
+def reset_at_second() -> int:
+    """A seed by which the first operation of two goes well."""
+    for seed in range(100):
+        with Poller(faults=attrs.evolve(NONE, seed=seed, reset=0.5)) as backend:
+            backend.init(4)
+            left, right = socket.socketpair()
+            with left, right:
+                complete(backend, Op.send(left.fileno(), b"x"))
+                first = backend.stats().resets
+                complete(backend, Op.send(left.fileno(), b"x"))
+                if (first, backend.stats().resets) == (0, 1):
+                    return seed
+    raise AssertionError("no such seed")
+
+
+def test_what_had_arrived_is_still_read(faulty: Maker) -> None:
+    backend = faulty(reset=1)
+    left, right = socket.socketpair()
+    with left, right:
+        left.send(b"before")
+        assert run(backend, Op.recv(right.fileno(), 10)) == b"before"
+        assert errno_of(backend, Op.recv(right.fileno(), 10)) == "ECONNRESET"
+        assert run(backend, Op.recv(right.fileno(), 10)) == b""
+
+
+def test_what_is_not_connected_is_not_reset(faulty: Maker) -> None:
+    backend = faulty(reset=1)
+    with socket.socket() as sock:
+        assert errno_of(backend, Op.recv(sock.fileno(), 1)) == "ENOTCONN"
+    assert backend.stats().resets == 0
+
+
+def test_a_simulated_connection_is_reset() -> None:
+    with Sim(faults=attrs.evolve(NONE, reset=1)) as sim:
+        sim.init(4)
+        ours, theirs = sim.socketpair()
+        assert errno_of(sim, Op.send(ours, b"x")) == "ECONNRESET"
+        assert errno_of(sim, Op.recv(theirs, 1)) == "ECONNRESET"
+        assert sim.stats().resets == 1
+        sim.close_fd(ours)
+        sim.close_fd(theirs)
+
+
+# -- order and time --------------------------------------------------------------------
+
+
+def test_delayed_completions_come_in_another_order(faulty: Maker) -> None:
+    backend = faulty(delay=0.5)
+    ids = list(range(1, 41))
+    for op_id in ids:
+        backend.push(op_id, Op.nop())
+    order: list[int] = []
+    while len(order) < len(ids):
+        order += [done.op_id for done in backend.wait_timeout(5)]
+    assert sorted(order) == ids
+    assert order != ids
+    assert backend.stats().delays > 5
+
+
+def test_data_of_a_delayed_completion_stays(faulty: Maker) -> None:
+    """The backend uses its pool again and again meanwhile."""
+    backend = faulty(delay=0.7)
+    pairs = [socket.socketpair() for _ in range(8)]
+    expected = {}
+    for at, (left, right) in enumerate(pairs):
+        left.send(pattern(3000, at))
+        expected[at] = pattern(3000, at)
+        backend.push(at, Op.recvmsg(right.fileno(), 4000))
+    found: dict[int, bytes] = {}
+    more = iter(range(100, 10_000))
+    while len(found) < len(pairs):
+        left, right = pairs[0]
+        for done in backend.wait_timeout(0):
+            if 0 <= done.op_id < 100:
+                found[done.op_id] = done.result[0]
+        if 0 in found:
+            left.send(b"\xff" * 3000)
+            backend.push(next(more), Op.recv(right.fileno(), 3000))
+    assert found == expected
+    for left, right in pairs:
+        left.close()
+        right.close()
+
+
+def test_no_wait_says_that_the_time_ran_out_while_something_is_held(faulty: Maker) -> None:
+    """A clock that jumps when nothing happens must not jump then."""
+    backend = faulty(delay=1)
+    backend.push(1, Op.nop())
+    original = IoBackend.wait_timeout
+    seen = []
+    while True:
+        found = getattr(original, "__wrapped__", original)(backend, 0)
+        assert found
+        seen += [done.op_id for done in found]
+        if 1 in seen:
+            break
+    assert backend.wait_timeout(0) == []
+
+
+def test_latency_takes_time(faulty: Maker) -> None:
+    backend = faulty(delay=1, latency=0.01)
+    for op_id in range(20):
+        backend.push(op_id, Op.nop())
+    assert len(collect(backend, range(20))) == 20
+
+
+def test_one_completion_at_a_time(faulty: Maker) -> None:
+    backend = faulty(overflow=1)
+    for op_id in range(10):
+        backend.push(op_id, Op.nop())
+    seen: list[int] = []
+    while len(seen) < 10:
+        found = backend.wait_timeout(5)
+        assert len(found) == 1
+        seen.append(found[0].op_id)
+    assert sorted(seen) == list(range(10))
+    assert backend.stats().overflows > 3
+
+
+def test_interrupts(faulty: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the fixture that hides them
+    backend = faulty(interrupt=0.5)
+    seen = []
+    backend.push(1, Op.timeout(60))
+    for _ in range(20):
+        seen += [done.op_id for done in backend.wait_timeout(0.0001)]
+    assert set(seen) == {SIGNAL}
+    assert backend.stats().interrupts == len(seen)
+
+
+# -- cancels ---------------------------------------------------------------------------
+
+
+def test_a_late_cancel_can_lose(faulty: Maker) -> None:
+    backend = faulty(cancel_race=1)
+    left, right = socket.socketpair()
+    with left, right:
+        right.setblocking(False)
+        outcomes = set()
+        for at in range(30):
+            op_id = submit(backend, Op.recv(right.fileno(), 1))
+            if at % 2:
+                left.send(b"x")
+            assert backend.cancel(op_id) is False
+            done = collect(backend, [op_id])[op_id]
+            outcomes.add(done.result)
+            if done.cancelled and at % 2:
+                assert right.recv(1) == b"x"
+    assert outcomes == {None, b"x"}
+    assert backend.stats().cancel_races == 30
+
+
+def test_a_close_waits_for_late_cancels(faulty: Maker) -> None:
+    backend = faulty(cancel_race=1, delay=0.5)
+    for _ in range(20):
+        left, right = socket.socketpair()
+        op_id = submit(backend, Op.recv(right.fileno(), 1))
+        assert backend.cancel(op_id) is False
+        backend.close_fd(right.detach())
+        assert collect(backend, [op_id])[op_id].cancelled
+        assert left.recv(1) == b""
+        left.close()
+
+
+def test_closing_with_things_held_back(faulty: Maker) -> None:
+    """Sockets that were accepted are closed, and nothing is written after it."""
+    backend = faulty(delay=1, cancel_race=1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        clients = [socket.create_connection(server.getsockname()) for _ in range(5)]
+        for at in range(6):
+            backend.push(at, Op.accept(server.fileno()))
+        for done in backend.wait_timeout(0):
+            os.close(done.result[0])
+        backend.cancel(5)
+        backend.close()
+        for client in clients:
+            client.close()
+
+
+def test_a_waiting_thread_hears_of_what_is_held(faulty: Maker) -> None:
+    backend = faulty(delay=1)
+    backend.push(1, Op.nop())
+    backend.flush()
+    assert backend.wait_ready(60) is True
+    assert collect(backend, [1])[1].result == 0
