@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -113,6 +114,7 @@ class Injected:
     runs: int = 0
     """Runs that began in the block."""
     _counts: FaultCounts = attrs.Factory(FaultCounts)
+    _under_way: set[Callable[[], FaultCounts]] = attrs.Factory(set)
     _lock: Any = attrs.Factory(threading.Lock)
 
     @property
@@ -121,17 +123,20 @@ class Injected:
 
     @property
     def counts(self) -> FaultCounts:
-        """What was injected in runs that are over. Of one that goes on, its statistics
-        tell."""
-        return self._counts
+        """What was injected so far, in all runs of the block."""
+        with self._lock:
+            return sum((count() for count in self._under_way), self._counts)
 
-    def begin_run(self) -> None:
+    def begin_run(self, count: Callable[[], FaultCounts]) -> None:
+        """``count`` tells what this run has had so far."""
         with self._lock:
             self.runs += 1
+            self._under_way.add(count)
 
-    def end_run(self, counts: FaultCounts) -> None:
+    def end_run(self, count: Callable[[], FaultCounts]) -> None:
         with self._lock:
-            self._counts += counts
+            self._under_way.discard(count)
+            self._counts += count()
 
 
 _lock = threading.Lock()

@@ -269,7 +269,7 @@ class LioIOManager:
         self._map_memory()
         self._injected = injected
         if injected is not None:
-            injected.begin_run()
+            injected.begin_run(self._count_faults)
         key = id(self)
         living_managers[key] = weakref.ref(self, lambda _: living_managers.pop(key, None))
 
@@ -371,13 +371,20 @@ class LioIOManager:
             faults=None if self._injected is None else FaultCounts.of(stats),
         )
 
+    def _count_faults(self) -> FaultCounts:
+        stats = ffi.new("lio_stats *")
+        check(lib.lio_get_stats(self.handle, stats))
+        return FaultCounts.of(stats)
+
     def close(self) -> None:
         """Ends what is in flight; what completed and nobody can take any more is closed."""
         handle, last = self.handle, None
         if handle is None:
             return
-        if _close_listeners or self._injected is not None:
+        if _close_listeners:
             last = self.statistics()
+        if self._injected is not None:
+            self._injected.end_run(self._count_faults)
         self.pool.release()
         self._records.release()
         # From another thread (an abandoned guest run that is collected there) this is
@@ -392,8 +399,6 @@ class LioIOManager:
         self.free.clear()
         self._reschedule = None
         if last is not None:
-            if self._injected is not None and last.faults is not None:
-                self._injected.end_run(last.faults)
             for listener in list(_close_listeners):
                 listener(last)
 

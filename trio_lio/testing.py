@@ -14,7 +14,7 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, Any
 
-import sniffio
+import trio
 
 from . import _faults
 from ._faults import FaultCounts, Faults, Injected
@@ -58,13 +58,11 @@ def faults(
       RuntimeError: inside a run. Its backend is made; put the block around ``trio.run``.
       TypeError, ValueError: a bad seed or chance, or one that does not exist.
     """
-    with contextlib.suppress(sniffio.AsyncLibraryNotFoundError):
-        if sniffio.current_async_library() == "trio":
-            raise RuntimeError(
-                "trio_lio.testing.faults() is for runs that begin in it, and this run has "
-                "begun: put it around trio.run, or mark the test with "
-                "@pytest.mark.lio_faults(...)"
-            )
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            "trio_lio.testing.faults() is for runs that begin in it, and this run has begun: "
+            "put it around trio.run, or mark the test with @pytest.mark.lio_faults(...)"
+        )
     known = [field for field in Faults.__annotations__ if field != "seed"]
     for name in chances:
         if name not in known:
