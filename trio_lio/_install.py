@@ -269,8 +269,9 @@ def install(
     """Makes every later ``trio.run`` of this process a lio run.
 
     Args:
-      backend: ``"uring"`` or ``"epoll"``: used or refused. ``None``: what the environment
-        variable ``TRIO_LIO_BACKEND`` names, or the best that this kernel offers.
+      backend: ``"uring"``, ``"epoll"``, or for tests ``"sim"``: used or refused. ``None``:
+        what the environment variable ``TRIO_LIO_BACKEND`` names, or the best that this kernel
+        offers.
       capacity: operations in flight that memory is set aside for (default 256). More are
         no error: the backend grows.
       files: put file operations behind `trio.open_file` and `trio.Path` too, where the

@@ -159,7 +159,7 @@ class BackendStats:
     spin_hits: int
     """Of those, the ones that were ended by what they saw."""
     short_ios: int
-    """Faults injected, by kind: see `Faults`."""
+    """Faults injected, by kind: see `trio_lio.testing.Faults`."""
     resets: int
     delays: int
     cancel_races: int
@@ -600,8 +600,10 @@ class Sim(IoBackend):
         """A simulated socket, for `Op.bind`, `Op.listen`, `Op.accept`, `Op.connect`.
 
         Args:
-          kind: ``SOCK_STREAM`` or ``SOCK_DGRAM``. Any address will do that is bound by
-          another simulated socket; addresses are compared byte by byte.
+          kind: ``SOCK_STREAM`` or ``SOCK_DGRAM``.
+
+        Addresses are compared byte by byte; any of the kernel's families will do, and only
+        simulated sockets are reached.
 
         Raises:
           OSError: the process can have no more descriptors (EMFILE).
