@@ -17,7 +17,7 @@ release = version = trio_lio.__version__
 extensions = ["sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = f"trio-lio {release}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "reliability-measured.rst"]
 
 default_role = "py:obj"
 autodoc_member_order = "bysource"

@@ -6,6 +6,7 @@ Needs a C compiler and no Python package. Assertions are on. Exit code 0: all pa
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -203,6 +204,9 @@ def main() -> None:
             good, bad = run(program, wrapper, wanted.get(program.name))
             passed += good
             failed += bad
+    if results := os.environ.get("TRIO_LIO_RESULTS"):  # for tools/reliability.py
+        made = {"name": name, "passed": passed, "failed": failed}
+        Path(results, f"ctests-{folder.name}.json").write_text(json.dumps(made))
     seconds = time.monotonic() - started
     print(f"=== C tests, {name}: {failed} failed, {passed} passed in {seconds:.2f}s ===")
     sys.exit(failed != 0)

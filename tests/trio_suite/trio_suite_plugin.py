@@ -9,11 +9,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 import trio_lio
 
@@ -33,6 +36,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if BACKEND != "stock":
         trio_lio.install(backend=BACKEND)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _versions(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """Into the results, for tools/reliability.py."""
+    record_testsuite_property("python", platform.python_version())
+    record_testsuite_property("trio", trio.__version__)
 
 
 def pytest_unconfigure() -> None:
