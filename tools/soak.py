@@ -6,7 +6,8 @@ may be missing::
 Every backend runs in a process of its own, all at the same time, one run of Trio after the
 other. Each run moves data whose every byte is known through sockets, datagrams, pipes, files
 and processes, while calls are cancelled at random, signals come in, connections are delayed,
-cut into small pieces and reset. Checked: each byte that was read against the one written, that
+cut into small pieces and reset; every second run with `trio_lio.testing.faults` laid over the
+backend. Checked: each byte that was read against the one written, that
 no call waits for ever, after every run the open descriptors, at the end the resident memory.
 Exit code 0: nothing was lost.
 """
@@ -14,6 +15,7 @@ Exit code 0: nothing was lost.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import gc
 import json
@@ -26,13 +28,16 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 from soak_jobs import JOBS, Book
 
 import trio_lio
+import trio_lio.testing
 
 RUN_SECONDS = 6.0
 # No job takes a second of its own; the machine may be busy.
@@ -102,10 +107,23 @@ async def one_run(book: Book, dice: random.Random, until: float) -> None:
                 workers.start_soon(work, random.Random(dice.random()))
         nursery.cancel_scope.cancel()
     book.stop()
-    statistics = trio.lowlevel.current_statistics().io_statistics
+    statistics: Any = trio.lowlevel.current_statistics().io_statistics
     book.operations += statistics.operations_completed
     book.cancelled += statistics.operations_cancelled
     book.overflows += statistics.overflows
+
+
+@contextlib.contextmanager
+def _faults(book: Book, backend: str, dice: random.Random | None) -> Iterator[None]:
+    """With dice: faults laid over the backend, of every kind but resets, which the jobs bring
+    themselves where they can bear them."""
+    if dice is None:
+        yield
+        return
+    with trio_lio.testing.faults(dice.randrange(2**32), backend=backend) as injected:
+        yield
+    for name, count in attrs.asdict(injected.counts).items():
+        book.faults[f"injected {name.replace('_', ' ')}"] += count
 
 
 def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
@@ -124,7 +142,8 @@ def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
             faulthandler.dump_traceback_later(RUN_SECONDS + 2 * JOB_PATIENCE, exit=True)
             try:
                 until = min(time.monotonic() + RUN_SECONDS, max(end, time.monotonic() + 1))
-                trio_lio.run(one_run, book, dice, until, backend=backend)
+                with _faults(book, backend, dice if runs % 2 else None):
+                    trio_lio.run(one_run, book, dice, until, backend=backend)
             except BaseException as exc:
                 import traceback
 
@@ -191,7 +210,9 @@ def main() -> None:
         json.dump(soak(options.backend[0], options.minutes, options.seed), sys.stdout)
         return
     backends = options.backend or [
-        info.name for info in trio_lio.available_backends() if info.available
+        info.name
+        for info in trio_lio.available_backends()
+        if info.available and info.name != "sim"  # it has no network
     ]
     print(f"soaking {', '.join(backends)} for {options.minutes:g} min, seed {options.seed}")
     command = [sys.executable, __file__, "--one", "--minutes", str(options.minutes)]

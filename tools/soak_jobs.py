@@ -338,8 +338,12 @@ async def files(book: Book, dice: random.Random) -> None:
             if dice.random() < 0.3:
                 await _insist(book, dice, lowlevel.fsync, fd)
         at = dice.randrange(len(model))
-        got = await _insist(book, dice, lowlevel.read_at, fd, len(model), at)
-        book.same(got, model[at:])
+        got = bytearray()
+        while more := await _insist(
+            book, dice, lowlevel.read_at, fd, len(model), at + len(got)
+        ):
+            got += more
+        book.same(bytes(got), model[at:])
         book.same(os.pread(fd, len(model), 0), model)
 
 
