@@ -344,7 +344,7 @@ def test_keyboard_interrupt_inside_the_run_loop(
     owner, name = {
         "abort": (trio_lio._manager.Operation, "abort"),
         "process_events": (trio_lio._manager.LioIOManager, "process_events"),
-        "get_events": (trio_lio._manager.LioIOManager, "_collect"),
+        "get_events": (trio_lio._manager.LioIOManager, "get_events"),
         "reschedule": (trio_lio._manager.LioIOManager, "_value"),
     }[place]
     real = getattr(owner, name)
