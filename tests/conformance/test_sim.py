@@ -331,6 +331,20 @@ def program(
         return stats.trace, stats.completed, tuple(log)
 
 
+def test_the_order_is_the_seeds() -> None:
+    def order(seed: int) -> tuple[int, ...]:
+        with Sim(seed) as sim:
+            sim.init(16)
+            for op_id in range(12):
+                sim.push(op_id, Op.nop())
+            return tuple(done.op_id for done in sim.wait_timeout(1))
+
+    orders = [order(seed) for seed in SEEDS]
+    assert all(sorted(one) == list(range(12)) for one in orders)
+    assert len(set(orders)) == len(SEEDS)
+    assert [order(seed) for seed in SEEDS] == orders
+
+
 @pytest.mark.parametrize("faults", [None, ROUGH], ids=["sim", "sim with faults"])
 def test_same_seed_same_run(faults: Faults | None) -> None:
     runs = [program(seed, faults) for seed in SEEDS]
