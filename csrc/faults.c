@@ -540,11 +540,9 @@ static int faults_wait_ready(lio_backend *b, int64_t timeout_ns)
 static void faults_close(lio_backend *b, bool forked)
 {
     lio_fault_state *f = b->faults;
-    while (f->held.head != LIO_NO_SLOT)
-        give_out(b, f->held.head);
     if (!forked)
         forward_late(b, UINT64_MAX);
-    while (f->held.head != LIO_NO_SLOT) /* what those cancels brought */
+    while (f->held.head != LIO_NO_SLOT) /* for the backend to throw away with the rest */
         give_out(b, f->held.head);
     f->inner->close(b, forked);
 }

@@ -126,7 +126,23 @@ static void note_ends(lio_backend *b, uint32_t number)
     }
 }
 
-/* Whether the numbers still name those files; else the operation has been settled. */
+/* The number of an adopted file is another's: all that was pushed for it ends. in_use: then
+ * polls may end as if woken for no reason. */
+static void abandon(lio_backend *b, lio_fd_entry *entry, bool in_use)
+{
+    while (entry->gate.head != LIO_NO_SLOT) /* first, lest the gate opens for them */
+        finish(b, entry->gate.head, -EBADF, -1, -1);
+    while (entry->ops.head != LIO_NO_SLOT) {
+        const lio_slot *slot = lio_slot_at(&b->store, entry->ops.head);
+        bool spurious = slot->op.opcode == LIO_POLL && in_use;
+        finish(b, entry->ops.head, spurious ? (int64_t)slot->op.flags : -EBADF, -1, -1);
+    }
+    entry->adopted = 0;
+    entry->lost = 1;
+}
+
+/* Whether the numbers still name those files; else the operation has been settled, and perhaps
+ * others with it. */
 static bool verify_ends(lio_backend *b, uint32_t number)
 {
     const lio_slot *slot = lio_slot_at(&b->store, number);
@@ -140,13 +156,11 @@ static bool verify_ends(lio_backend *b, uint32_t number)
         if (open && memcmp(now, extra->identity[i], sizeof now) == 0)
             continue;
         lio_fd_entry *entry = lio_fd_find(&b->store, ends[i]);
-        if (entry != NULL && entry->adopted) {
-            entry->adopted = 0;
-            entry->lost = 1;
-        }
-        /* The number names another file, so a poll may end as if woken for no reason. */
         bool spurious = slot->op.opcode == LIO_POLL && open;
-        finish(b, number, spurious ? (int64_t)slot->op.flags : -EBADF, -1, -1);
+        if (entry != NULL && entry->adopted)
+            abandon(b, entry, open);
+        if (slot->state != LIO_STATE_DONE)
+            finish(b, number, spurious ? (int64_t)slot->op.flags : -EBADF, -1, -1);
         return false;
     }
     return true;
@@ -366,13 +380,11 @@ static void rouse(lio_backend *b)
  * those who wait here, and theirs will never come. */
 static void verify_waiting(lio_backend *b)
 {
-    uint32_t number = lio_sim_of(b)->pending.head;
-    while (number != LIO_NO_SLOT) {
+    const lio_list *pending = &lio_sim_of(b)->pending;
+    for (uint32_t number = pending->head; number != LIO_NO_SLOT;) {
         const lio_slot *slot = lio_slot_at(&b->store, number);
-        uint32_t next = slot->next;
-        if (slot->by_number & SIM_MARK_WAITS)
-            verify_ends(b, number);
-        number = next;
+        bool gone = slot->by_number & SIM_MARK_WAITS && !verify_ends(b, number);
+        number = gone ? pending->head : slot->next;
     }
 }
 
@@ -490,10 +502,10 @@ static int sim_cancel(lio_backend *b, uint32_t number)
 static int sim_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 {
     /* What waited here for a file that is gone. */
-    for (uint32_t number = entry->ops.head, next; number != LIO_NO_SLOT; number = next) {
-        next = lio_slot_at(&b->store, number)->fd_next;
-        if (lio_slot_at(&b->store, number)->linked == LIO_LIST_PARKED)
-            verify_ends(b, number);
+    for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT;) {
+        const lio_slot *slot = lio_slot_at(&b->store, number);
+        bool gone = slot->linked == LIO_LIST_PARKED && !verify_ends(b, number);
+        number = gone ? entry->ops.head : slot->fd_next;
     }
     (void)fd;
     return 1;
@@ -501,11 +513,12 @@ static int sim_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 
 static int sim_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 {
-    for (uint32_t number = entry->ops.head, next; number != LIO_NO_SLOT; number = next) {
-        next = lio_slot_at(&b->store, number)->fd_next;
+    for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT;) {
         const lio_slot *slot = lio_slot_at(&b->store, number);
-        if (slot->linked == LIO_LIST_PARKED && verify_ends(b, number))
+        bool parked = slot->linked == LIO_LIST_PARKED;
+        if (parked && verify_ends(b, number))
             finish_early(b, number, -ECANCELED);
+        number = parked ? entry->ops.head : slot->fd_next;
     }
     (void)fd;
     lio_sim_evict(b);
@@ -579,6 +592,7 @@ static int sim_init(lio_backend *b)
     sim->virtual_time = b->virtual_time;
     sim->retry_at = sim->watched_until = INT64_MAX;
     sim->wake_read = sim->nudge[0] = sim->nudge[1] = -1;
+    b->spin.limit_ns = 0; /* speed is no matter here */
     sim->attempts.guard_sigpipe = lio_sigpipe_kills();
     b->state = sim;
     int error = open_all(b, sim);
