@@ -119,7 +119,7 @@ static void test_cancel_opens_the_gate(void)
         int64_t first = harness_result(h, 1);
         CHECK(first == -ECANCELED || first > 0); /* TCP may have found more room */
         CHECK(!h->of[2].done || kind & 1);
-        CHECK(lio_cancel(h->b, 3) >= 0);
+        CHECK(lio_cancel(h->b, 3) >= 0 || (kind & 1 && h->of[3].done));
         full += first > 0 ? (size_t)first : 0;
         size_t got = 0;
         int64_t until = check_now() + 5 * SECOND;
