@@ -270,7 +270,13 @@ def test_wrong_options(options: dict[str, Any], error: type[Exception]) -> None:
             runner.run_test(main, {})
     # and nothing of it lasts
     assert trio.run(_name) == "epoll"
+    with trio_lio.installed("epoll", capacity=33):
+        assert trio.run(_capacity) == 33
     assert sniffio.current_async_library_cvar.get() is None
+
+
+async def _capacity() -> int:
+    return int(statistics().capacity)
 
 
 async def _name() -> str:
