@@ -56,6 +56,9 @@ bool lio_uring_waits_by_poll(const lio_op *op);
 
 /* Makes a submission entry, for which there is room, of what an operation needs next. */
 void lio_uring_add_operation(lio_backend *b, uint32_t number);
+/* A read or a write at the file's position is over: the position shall be behind it. */
+void lio_uring_mend_position(lio_backend *b, const lio_slot *slot, const lio_slot_extra *extra,
+                             int64_t result);
 /* What this kernel has no opcode for, and is done by a system call that does not block. */
 bool lio_uring_runs_inline(const uring_state *state, uint8_t opcode);
 /* Whether a number still names that file. */

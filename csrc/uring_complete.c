@@ -257,6 +257,8 @@ static void complete_operation(lio_backend *b, uint32_t number, const struct uri
         }
         result = -ECANCELED;
     }
+    if (slot->op.opcode == LIO_READ || slot->op.opcode == LIO_WRITE)
+        lio_uring_mend_position(b, slot, lio_extra_at(&b->store, number), result);
     if (lio_opcode_has_fd2(slot->op.opcode)) {
         complete_splice(b, number, result);
         return;

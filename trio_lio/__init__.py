@@ -1,8 +1,11 @@
 """Trio on completions: io_uring, and a first-class epoll poller, under unchanged programs."""
 
 from . import _anyio_finder, backends, lowlevel
+from ._file import AsyncFile, open_file
 from ._install import current_backend, install, installed, run, start_guest_run, uninstall
 from ._native import BackendInfo, BackendUnavailable, available_backends
+from ._path import Path
+from ._sendfile import sendfile
 from ._trio_compat import TrioIncompatible
 
 __version__ = "0.1.0"
@@ -10,8 +13,10 @@ __version__ = "0.1.0"
 _anyio_finder.install()
 
 __all__ = [
+    "AsyncFile",
     "BackendInfo",
     "BackendUnavailable",
+    "Path",
     "TrioIncompatible",
     "__version__",
     "available_backends",
@@ -20,7 +25,9 @@ __all__ = [
     "install",
     "installed",
     "lowlevel",
+    "open_file",
     "run",
+    "sendfile",
     "start_guest_run",
     "uninstall",
 ]

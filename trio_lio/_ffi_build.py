@@ -52,6 +52,12 @@ int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void
                 uint64_t len, uint32_t flags, int op_flags);
 int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
                         uint64_t len, uint32_t flags, const char *address, size_t address_len);
+int lio_py_transfer(lio_backend *backend, uint64_t id, int opcode, int fd, void *buf,
+                    uint64_t len, int64_t offset);
+int lio_py_path(lio_backend *backend, uint64_t id, int opcode, int fd, const char *path,
+                int fd2, const char *path2, uint32_t flags, uint32_t mode, void *buf);
+int lio_py_splice(lio_backend *backend, uint64_t id, int from, int64_t offset, int to,
+                  uint64_t len, uint32_t flags);
 int lio_py_wait(lio_backend *backend, double seconds);
 int lio_py_wait_ready(lio_backend *backend, double seconds);
 """
@@ -103,6 +109,51 @@ static int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, in
                  .addr = address,
                  .addr_len = (uint16_t)address_len};
     return lio_push(backend, id, &op);
+}
+
+/* Descriptors that nobody promised to keep: the kernel has to know the file before somebody
+ * else closes it. What the kernel has no room for now goes with the next wait. */
+static int push_and_flush(lio_backend *backend, uint64_t id, const lio_op *op)
+{
+    int code = lio_push(backend, id, op);
+    if (code == 0)
+        lio_flush(backend);
+    return code;
+}
+
+static int lio_py_transfer(lio_backend *backend, uint64_t id, int opcode, int fd, void *buf,
+                           uint64_t len, int64_t offset)
+{
+    lio_op op = {
+        .opcode = (uint8_t)opcode, .fd = fd, .buf = buf, .len = len, .offset = offset};
+    return push_and_flush(backend, id, &op);
+}
+
+static int lio_py_path(lio_backend *backend, uint64_t id, int opcode, int fd, const char *path,
+                       int fd2, const char *path2, uint32_t flags, uint32_t mode, void *buf)
+{
+    lio_op op = {.opcode = (uint8_t)opcode,
+                 .fd = fd,
+                 .fd2 = fd2,
+                 .path = path,
+                 .path2 = path2,
+                 .flags = flags,
+                 .mode = mode,
+                 .buf = buf};
+    return push_and_flush(backend, id, &op);
+}
+
+static int lio_py_splice(lio_backend *backend, uint64_t id, int from, int64_t offset, int to,
+                         uint64_t len, uint32_t flags)
+{
+    lio_op op = {.opcode = LIO_SPLICE,
+                 .fd = from,
+                 .offset = offset,
+                 .fd2 = to,
+                 .offset2 = -1,
+                 .len = len,
+                 .flags = flags};
+    return push_and_flush(backend, id, &op);
 }
 
 static int64_t nanoseconds(double seconds)

@@ -19,12 +19,12 @@ from ._control import decode_control
 from ._native import ffi, lib
 from ._op import Op, Ready, export
 
-__all__ = ["Flight", "prepare", "value_of"]
+__all__ = ["Flight", "new_unset", "prepare", "stat_result", "value_of"]
 
 _MSG_TRUNC = int(socket.MSG_TRUNC)
 
 # Memory that the kernel fills: malloc, not calloc, so that pages nobody wrote to are none.
-_new_unset = ffi.new_allocator(should_clear_after_alloc=False)
+new_unset = ffi.new_allocator(should_clear_after_alloc=False)
 # What an empty buffer points to: the core takes NULL for "from the pool".
 _NOWHERE = ffi.new("char[1]")
 
@@ -51,7 +51,7 @@ class Flight:
         self.target = self.control = None
 
     def own(self, declaration: str, *args: Any, clear: bool = True) -> Any:
-        made = (ffi.new if clear else _new_unset)(declaration, *args)
+        made = (ffi.new if clear else new_unset)(declaration, *args)
         self.memory.append(made)
         return made
 
@@ -154,7 +154,8 @@ _statx_times = struct.Struct("=" + "qIxxxx" * 4)
 _statx_devices = struct.Struct("=IIII")
 
 
-def _stat_result(raw: Any) -> os.stat_result:
+def stat_result(raw: Any) -> os.stat_result:
+    """What a ``struct statx`` says, as `os.stat` says it."""
     file = _statx_file.unpack_from(raw)
     _mask, block_size, _attributes, links, uid, gid, mode, inode, size, blocks, _ = file
     times = _statx_times.unpack_from(raw, _statx_file.size)
@@ -216,7 +217,7 @@ def _polled(flight: Flight, pool: Any, result: int, data: int, detail: int) -> A
 
 
 def _stat(flight: Flight, pool: Any, result: int, data: int, detail: int) -> Any:
-    return _stat_result(ffi.buffer(flight.target))
+    return stat_result(ffi.buffer(flight.target))
 
 
 _CONVERTERS: dict[int, Callable[[Flight, Any, int, int, int], Any]] = {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from . import _faults, _socket, _stream, _trio_compat
+from . import _faults, _file, _path, _pipe, _socket, _stream, _trio_compat
 from ._manager import DEFAULT_CAPACITY, LioIOManager, living_managers
 from ._native import (
     BackendInfo,
@@ -146,14 +146,14 @@ def _make_lio_manager(wanted: Settings) -> LioIOManager:
     name, reason = choose(wanted.backend)
     injected = _faults.current()
     try:
-        return LioIOManager(name, wanted.capacity, reason, injected)
+        return LioIOManager(name, wanted.capacity, reason, injected, wanted.files)
     except BackendUnavailable:
         if wanted.backend is not None:
             raise
     # It ran when it was tried first: something (a seccomp filter, a sysctl) has come since.
     _preferred.cache_clear()
     name, reason = choose(None)
-    return LioIOManager(name, wanted.capacity, reason, injected)
+    return LioIOManager(name, wanted.capacity, reason, injected, wanted.files)
 
 
 def _make_manager() -> Any:
@@ -200,7 +200,10 @@ _STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": 
 
 
 # What has ours in its place, in this order. `_anyio_stream` adds itself.
-_layers: list[Any] = [_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB]
+_layers: list[Any] = [
+    *(_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB),
+    *(_file, _path.METHODS, _pipe.METHODS),
+]
 
 
 # As with `Replaced`, each step of both looks at what is there.
@@ -274,8 +277,9 @@ def install(
         offers.
       capacity: operations in flight that memory is set aside for (default 256). More are
         no error: the backend grows.
-      files: put file operations behind `trio.open_file` and `trio.Path` too, where the
-        backend has them.
+      files: put operations behind `trio.open_file`, `trio.Path` and
+        `trio.lowlevel.FdStream` (so also the pipes of `trio.run_process`). ``False`` leaves
+        them to Trio.
 
     Raises:
       ValueError, TypeError: bad arguments, or ``TRIO_LIO_BACKEND`` names no backend.

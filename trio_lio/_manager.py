@@ -242,6 +242,7 @@ class LioIOManager:
         capacity: int = DEFAULT_CAPACITY,
         reason: str = "",
         injected: Injected | None = None,
+        files: bool = True,
     ) -> None:
         if name is None:
             return  # for_new_run made it
@@ -252,6 +253,7 @@ class LioIOManager:
         self.handle: Any = handle
         self.name = name
         self.statistics_name = f"lio-{name}"
+        self.files = files
         self.thread = threading.get_ident()
         self.info = BackendInfo(
             name=name,
@@ -618,3 +620,12 @@ class LioIOManager:
             if self.adopted.get(adopted.fd) is adopted:
                 self.adopted.pop(adopted.fd)
                 check(lib.lio_release_fd(self.handle, adopted.fd))
+
+
+def current_manager() -> Any:
+    """The manager of the lio run that this thread is in, or None."""
+    try:
+        manager = run_context.runner.io_manager
+    except AttributeError:
+        return None
+    return manager if type(manager) is LioIOManager else None

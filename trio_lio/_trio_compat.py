@@ -11,6 +11,12 @@ What is used, and why no public name would do:
     the message by which a task parks; one is kept per operation and used again.
 ``trio._socket._SocketType``, ``trio.SocketStream``
     whose methods start operations while trio-lio is in use.
+``trio._core._traps.CancelShieldedCheckpoint``, ``Task._cancel_status``,
+``Task._cancel_points``, ``runner.main_task`` and ``runner.ki_pending``
+    a checkpoint in two halves, for calls that find what they need in memory.
+``trio._file_io.AsyncIOWrapper``, ``trio._file_io.open_file``, ``trio.Path``, ``FdStream`` and
+its ``_fd_holder`` and conflict detectors
+    whose place files and pipes take.
 ``SocketStream._send_conflict_detector`` and its ``_held``, ``_SocketType._sock``,
 ``_SocketType._did_shutdown_SHUT_WR``, ``_SocketType._resolve_address_nocp``,
 ``trio._highlevel_socket._translate_socket_errors_to_stream_errors``
@@ -21,7 +27,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+import types
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import trio
@@ -42,10 +49,12 @@ def _refuse(what: str) -> TrioIncompatible:
 
 try:
     import trio._core._run
+    import trio._file_io
     import trio._highlevel_socket
     import trio._socket
     from trio._core._run import GLOBAL_RUN_CONTEXT
-    from trio._core._traps import WaitTaskRescheduled
+    from trio._core._traps import CancelShieldedCheckpoint, WaitTaskRescheduled
+    from trio._file_io import AsyncIOWrapper as _AsyncIOWrapper
     from trio._highlevel_socket import DEFAULT_RECEIVE_SIZE
     from trio._socket import _SocketType
     from trio._util import ConflictDetector
@@ -59,17 +68,27 @@ socket_module: Any = trio._socket
 run_context: Any = GLOBAL_RUN_CONTEXT
 SocketType: Any = _SocketType
 SocketStream: Any = trio.SocketStream
+AsyncIOWrapper: Any = _AsyncIOWrapper
+file_module: Any = trio._file_io
+TrioPath: Any = trio.Path
+FdStream: Any = trio.lowlevel.FdStream
 
 __all__ = [
     "DEFAULT_RECEIVE_SIZE",
     "SUPPORTED",
+    "AsyncIOWrapper",
+    "FdStream",
     "SocketStream",
     "SocketType",
     "TrioIncompatible",
+    "TrioPath",
     "WaitTaskRescheduled",
     "check",
     "current_reschedule",
+    "file_module",
     "highlevel_socket",
+    "let_others_run",
+    "must_not_begin",
     "run_context",
     "run_module",
     "socket_module",
@@ -136,3 +155,23 @@ def check() -> None:
 def current_reschedule() -> Any:
     """The reschedule method of the run that this thread is in."""
     return run_context.runner.reschedule
+
+
+# -- a checkpoint in two halves ----------------------------------------------------------
+
+
+def must_not_begin() -> bool:
+    """Whether the current task is cancelled, or a KeyboardInterrupt waits for it: the half of
+    a checkpoint that comes before a call has any effect. Counts as a cancel point."""
+    task = run_context.task
+    task._cancel_points += 1
+    if task._cancel_status.effectively_cancelled:
+        return True
+    runner = run_context.runner
+    return task is runner.main_task and bool(runner.ki_pending)
+
+
+@types.coroutine
+def let_others_run() -> Generator[Any, Any, None]:
+    """The other half: a schedule point that cannot be cancelled."""
+    (yield CancelShieldedCheckpoint).unwrap()
