@@ -169,3 +169,22 @@ def test_instruction_counts_are_judged() -> None:
     assert "GROWN" in lines[2]
     assert "--store" in lines[3]
     assert "no stored figure" in lines[4]
+
+
+def test_a_work_that_fails_loses_nothing_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trio_lio.bench._lab import BenchError
+    from trio_lio.bench.works import startup, ticks
+
+    def fail(lab: Lab) -> Result:
+        raise BenchError("this one did not start")
+
+    monkeypatch.setattr(startup, "measure", fail)
+    monkeypatch.setattr(ticks, "measure", lambda lab: result_of([1.0], [2.0]))
+    plan = _main.Plan(rounds=1, seconds=0.1, out=str(tmp_path), compare=None, as_json=False)
+    assert _main.bench(plan, ["8", "ticks"]) == 1
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert list(found["works"]) == ["ticks"]
+    assert found["notes"] == ["startup failed: this one did not start"]
+    assert "startup failed" in capsys.readouterr().out

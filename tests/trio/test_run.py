@@ -507,3 +507,16 @@ def test_capacity_is_what_was_asked_for(run: Run) -> None:
 
     assert run(main, capacity=7) == 7
     assert run(main) == run(main) >= 64
+
+
+@pytest.mark.parametrize("text", ["-1", "1001", "soon", "1.5"])
+def test_a_bad_spin_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_LIO_SPIN", text)
+    with pytest.raises(ValueError, match=f"TRIO_LIO_SPIN='{text}' is not a whole number"):
+        trio_lio.run(trio.sleep, 0)
+
+
+@pytest.mark.parametrize("text", ["", "0", "1", "1000"])
+def test_a_good_spin_is_taken(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_LIO_SPIN", text)
+    trio_lio.run(trio.sleep, 0)

@@ -235,6 +235,7 @@ class Lab:
     """Of the servers."""
     progress: Progress
     notes: list[str] = attrs.Factory(list)
+    failed: list[str] = attrs.Factory(list)
 
     def able(self, names: Sequence[str]) -> list[str]:
         """Those that can run here; of the others it is noted why not."""

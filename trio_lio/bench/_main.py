@@ -71,7 +71,10 @@ def _choose(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _measure(plan: Plan, works: Sequence[str], notes: list[str]) -> dict[str, Result]:
+def _measure(
+    plan: Plan, works: Sequence[str], notes: list[str]
+) -> tuple[dict[str, Result], list[str]]:
+    """What was found, and which works failed."""
     results = {}
     with two_cpus() as cpu:
         if cpu is None:
@@ -80,15 +83,20 @@ def _measure(plan: Plan, works: Sequence[str], notes: list[str]) -> dict[str, Re
         with Progress(steps) as progress:
             lab = Lab(plan.rounds, plan.seconds, cpu, progress, notes)
             for name in works:
-                results[name] = _module(name).measure(lab)
-    return results
+                try:
+                    results[name] = _module(name).measure(lab)
+                except (BenchError, OSError) as exc:
+                    # What the others found must not be lost with it.
+                    lab.failed.append(f"{name} failed: {exc}")
+            notes += lab.failed
+    return results, lab.failed
 
 
-def _run(plan: Plan, asked: Sequence[str]) -> None:
+def _run(plan: Plan, asked: Sequence[str]) -> int:
     works = _choose(asked)
     earlier = None if plan.compare is None else _report.load_earlier(plan.compare)
     notes: list[str] = []
-    results = _measure(plan, works, notes)
+    results, failed = _measure(plan, works, notes)
     titles = {name: str(_module(name).TITLE) for name in works}
     folder = Path(plan.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +106,7 @@ def _run(plan: Plan, asked: Sequence[str]) -> None:
     _report.write(folder / "bench.json", found)
     if plan.as_json:
         _report.print_json(found)
-        return
+        return bool(failed)
     for name, result in results.items():
         _report.print_measurements(titles[name], result)
     _report.print_figures(results)
@@ -107,15 +115,15 @@ def _run(plan: Plan, asked: Sequence[str]) -> None:
     print(f"\n{_report.describe(stamped)}")
     print("\n".join(notes + [""] * bool(notes)), end="")
     print(f"written: {folder / 'bench.json'} and {len(drawn)} plots beside it")
+    return bool(failed)
 
 
 def bench(plan: Plan, asked: Sequence[str]) -> int:
     try:
-        _run(plan, asked)
+        return _run(plan, asked)
     except (BenchError, OSError) as exc:
         print(f"python -m trio_lio bench: error: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("python -m trio_lio bench: interrupted", file=sys.stderr)
         return 130
-    return 0

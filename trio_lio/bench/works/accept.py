@@ -8,7 +8,7 @@ from .._servers import EPOLL, STOCK, URING, UVLOOP
 TITLE = "accept, one exchange of 64 B, close"
 ROWS = ("9",)
 STEPS = 1
-SETTING = "50 clients"
+SETTING = "accept, exchange, close; 50 clients"
 
 
 def measure(lab: Lab) -> Result:

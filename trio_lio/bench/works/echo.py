@@ -8,7 +8,7 @@ from .._servers import ALL, EPOLL, FLOOR, STOCK, URING, UVLOOP
 TITLE = "echo of 1 KiB on 50 connections"
 ROWS = ("1", "2", "3", "5")
 STEPS = 2
-SETTING = "50 connections, 1 KiB"
+SETTING = "echo of 1 KiB, 50 connections"
 
 
 def _checkpoint_cost(lab: Lab) -> float:

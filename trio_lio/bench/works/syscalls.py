@@ -33,7 +33,7 @@ def measure(lab: Lab) -> Result:
     result = Result()
     with lab.servers([URING, EPOLL, STOCK, UVLOOP, FLOOR]) as servers:
         for connections, target in _TARGETS.items():
-            setting = f"{connections} connection{'s' * (connections > 1)}, 1 KiB"
+            setting = f"echo of 1 KiB, {connections} connection{'s' * (connections > 1)}"
             for server in servers:
                 lab.progress.show(f"counting system calls  {KINDS[server.name].label}")
                 counts = [_own_count(lab, server, connections)]

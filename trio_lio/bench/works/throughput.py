@@ -13,7 +13,7 @@ _TOTAL = 1 << 30
 
 
 def _one_size(lab: Lab, result: Result, label: str, chunk: int) -> None:
-    setting = f"sends of {label}"
+    setting = f"1 GiB in sends of {label}"
     with lab.servers([URING, EPOLL, STOCK, UVLOOP], "--chunk", str(chunk)) as servers:
         by_name = {server.name: server for server in servers}
 

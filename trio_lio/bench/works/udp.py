@@ -8,7 +8,7 @@ from .._servers import EPOLL, STOCK, URING
 TITLE = "UDP echo of 64 B from 50 sources"
 ROWS = ("12",)
 STEPS = 1
-SETTING = "50 sources, 64 B"
+SETTING = "UDP echo of 64 B, 50 sources"
 
 
 def measure(lab: Lab) -> Result:
