@@ -9,11 +9,17 @@
 extern const lio_vtable lio_uring_vtable;
 extern const lio_vtable lio_epoll_vtable;
 #endif
+#if defined(LIO_KQUEUE)
+extern const lio_vtable lio_kqueue_vtable;
+#endif
 
 const lio_vtable *const lio_vtables[] = {
 #if defined(__linux__)
     &lio_uring_vtable,
     &lio_epoll_vtable,
+#endif
+#if defined(LIO_KQUEUE)
+    &lio_kqueue_vtable,
 #endif
     NULL,
 };
@@ -31,9 +37,10 @@ static const lio_vtable *const unlisted[] = {
 };
 
 static const char *const capability_names[] = {
-    "single_issuer", "defer_taskrun", "taskrun_flag",   "coop_taskrun", "submit_all",
-    "cqsize",        "no_sqarray",    "ext_arg",        "buf_ring",     "fixed_files",
-    "no_iowait",     "wipe_on_fork",  "edge_triggered", "file_pool",    "pwait2",
+    "single_issuer",  "defer_taskrun", "taskrun_flag", "coop_taskrun",
+    "submit_all",     "cqsize",        "no_sqarray",   "ext_arg",
+    "buf_ring",       "fixed_files",   "no_iowait",    "wipe_on_fork",
+    "edge_triggered", "file_pool",     "pwait2",       "user_event",
 };
 #define CAPABILITY_COUNT (sizeof capability_names / sizeof *capability_names)
 

@@ -26,6 +26,7 @@ enum lio_capability {
     LIO_CAP_EDGE_TRIGGERED = 1u << 12,
     LIO_CAP_FILE_POOL = 1u << 13,
     LIO_CAP_PWAIT2 = 1u << 14,
+    LIO_CAP_USER_EVENT = 1u << 15,
 };
 
 enum lio_phase { LIO_PHASE_NEW, LIO_PHASE_OPEN, LIO_PHASE_CLOSED };
@@ -45,6 +46,8 @@ typedef struct lio_vtable {
     /* Asks for the end of a SUBMITTED slot; the store has it CANCELLING already. */
     int (*cancel)(lio_backend *b, uint32_t number);
     int (*adopt)(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
+    /* Whether a number still names the file that was adopted. NULL: fstat tells. */
+    bool (*is_claimed)(lio_backend *b, const lio_fd_entry *entry, lio_fd fd);
     /* Ends all that is submitted on fd and lets go of the file before it returns. */
     int (*release_fd)(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
     /* The records of the last hand-out are no longer read: their buffers are free. */
@@ -88,6 +91,7 @@ struct lio_backend {
     /* What wake writes to (POSIX). Made by the backend's init, closed only by lio_destroy, so
      * that a wake racing with lio_close never writes to somebody else's descriptor. */
     int wake_fd;
+    bool wake_fd_dies_in_child; /* it is not inherited by fork(2) */
 };
 
 extern const lio_vtable *const lio_vtables[];

@@ -1,10 +1,14 @@
 /* file_ops.c: the operations of the file pool, one system call each. They may block. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
+#endif
+#include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -77,16 +81,70 @@ static int64_t rename_path(const lio_op *op)
 #endif
 }
 
+static_assert(sizeof(lio_statx) == 256 && offsetof(lio_statx, mode) == 28 &&
+                  offsetof(lio_statx, inode) == 32 && offsetof(lio_statx, accessed) == 64 &&
+                  offsetof(lio_statx, special_major) == 128,
+              "lio_statx is Linux's struct statx");
+
+#if defined(SYS_statx)
 static int64_t query(const lio_op *op)
 {
-#if defined(SYS_statx)
     return syscall(SYS_statx, (int)op->fd, op->path, (int)op->flags, op->mode, op->buf);
+}
 #else
-    (void)op;
-    errno = ENOTSUP;
-    return -1;
+#define BASIC_STATS 0x7ffu
+
+static lio_statx_time time_of(struct timespec ts)
+{
+    return (lio_statx_time){.seconds = ts.tv_sec, .nanoseconds = (uint32_t)ts.tv_nsec};
+}
+
+static void fill(lio_statx *out, const struct stat *st)
+{
+    *out = (lio_statx){
+        .mask = BASIC_STATS,
+        .block_size = (uint32_t)st->st_blksize,
+        .links = (uint32_t)st->st_nlink,
+        .uid = (uint32_t)st->st_uid,
+        .gid = (uint32_t)st->st_gid,
+        .mode = (uint16_t)st->st_mode,
+        .inode = (uint64_t)st->st_ino,
+        .size = (uint64_t)st->st_size,
+        .blocks = (uint64_t)st->st_blocks,
+        .special_major = (uint32_t)major(st->st_rdev),
+        .special_minor = (uint32_t)minor(st->st_rdev),
+        .device_major = (uint32_t)major(st->st_dev),
+        .device_minor = (uint32_t)minor(st->st_dev),
+    };
+#if defined(__APPLE__) || defined(__NetBSD__)
+    out->accessed = time_of(st->st_atimespec);
+    out->modified = time_of(st->st_mtimespec);
+    out->changed = time_of(st->st_ctimespec);
+#else
+    out->accessed = time_of(st->st_atim);
+    out->modified = time_of(st->st_mtim);
+    out->changed = time_of(st->st_ctim);
 #endif
 }
+
+/* Linux's AT_EMPTY_PATH, where the platform has none of its own. */
+#if defined(AT_EMPTY_PATH)
+#define EMPTY_PATH AT_EMPTY_PATH
+#else
+#define EMPTY_PATH 0x1000
+#endif
+
+static int64_t query(const lio_op *op)
+{
+    struct stat st;
+    int flags = (int)op->flags & ~EMPTY_PATH;
+    bool itself = (op->flags & EMPTY_PATH) != 0 && *op->path == '\0';
+    int answer = itself ? fstat((int)op->fd, &st) : fstatat((int)op->fd, op->path, &st, flags);
+    if (answer == 0)
+        fill(op->buf, &st);
+    return answer;
+}
+#endif
 
 static int64_t move_between(const lio_op *op)
 {
@@ -106,12 +164,16 @@ static int64_t move_between(const lio_op *op)
 #endif
 }
 
-static int64_t sync_data(int fd)
+/* macOS: fsync(2) leaves the data in the disk's own memory. Not all file systems know better.
+ */
+static int64_t synchronise(int fd, bool data_only)
 {
 #if defined(__APPLE__)
-    return fsync(fd);
+    (void)data_only;
+    int done = fcntl(fd, F_FULLFSYNC);
+    return done == 0 || errno == EINTR ? done : fsync(fd);
 #else
-    return fdatasync(fd);
+    return data_only ? fdatasync(fd) : fsync(fd);
 #endif
 }
 
@@ -136,10 +198,10 @@ static int64_t perform_once(const lio_op *op, uint64_t moved)
         done = openat(fd, op->path, (int)op->flags, (mode_t)op->mode);
         break;
     case LIO_FSYNC:
-        done = fsync(fd);
+        done = synchronise(fd, false);
         break;
     case LIO_FDATASYNC:
-        done = sync_data(fd);
+        done = synchronise(fd, true);
         break;
     case LIO_TRUNCATE:
         done = ftruncate(fd, op->offset);

@@ -73,16 +73,27 @@ static bool is_forked(const lio_backend *b)
         return *b->fork_guard == 0;
     return b->owner_pid != 0 && b->owner_pid != (int)getpid();
 }
+#if defined(MADV_WIPEONFORK)
+static int wipe_on_fork(void *page, size_t size)
+{
+    return madvise(page, size, MADV_WIPEONFORK);
+}
+#elif defined(INHERIT_ZERO)
+static int wipe_on_fork(void *page, size_t size)
+{
+    return minherit(page, size, INHERIT_ZERO);
+}
+#endif
 /* A page that reads 0 in a child and 1 here; NULL where the kernel makes none. */
 static volatile uint8_t *make_guard_page(void)
 {
-#ifdef MADV_WIPEONFORK
+#if defined(MADV_WIPEONFORK) || defined(INHERIT_ZERO)
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
     uint8_t *page =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
         return NULL;
-    if (madvise(page, size, MADV_WIPEONFORK) != 0) {
+    if (wipe_on_fork(page, size) != 0) {
         munmap(page, size);
         return NULL;
     }
@@ -256,9 +267,10 @@ void lio_destroy(lio_backend *b)
      * kernel write into freed memory. */
     if (lio_close(b) != 0)
         return;
+    bool forked = is_forked(b);
     drop_fork_guard(b); /* not before: lio_wake looks at it */
 #if !defined(_WIN32)
-    if (b->wake_fd >= 0)
+    if (b->wake_fd >= 0 && !(forked && b->wake_fd_dies_in_child))
         close(b->wake_fd);
 #endif
     lio_faults_detach(b);
@@ -617,6 +629,8 @@ static int identify(lio_backend *b, lio_fd fd, uint64_t identity[2])
 static bool is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
 {
     uint64_t identity[2];
+    if (b->vtable->is_claimed != NULL)
+        return b->vtable->is_claimed(b, entry, fd);
     return identify(b, fd, identity) == 0 &&
            memcmp(identity, entry->identity, sizeof identity) == 0;
 }
@@ -636,7 +650,7 @@ int lio_adopt(lio_backend *b, lio_fd fd)
     if (error != 0)
         return error;
     if (entry->adopted) {
-        if (memcmp(identity, entry->identity, sizeof identity) == 0)
+        if (is_claimed(b, entry, fd))
             return 1;
         /* The number was closed behind our back and is used again: whatever still waits
          * there waits for a file that is gone. */

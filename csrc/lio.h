@@ -17,6 +17,7 @@
 #ifndef LIO_H
 #define LIO_H
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,7 +38,7 @@ typedef intptr_t lio_fd;
 
 enum lio_opcode {
     LIO_NOP,
-    LIO_TIMEOUT,   /* offset: nanoseconds from the flush; completes with -ETIME */
+    LIO_TIMEOUT,   /* offset: nanoseconds from the flush; completes with -LIO_ETIME */
     LIO_READ,      /* fd, buf, len: at the file's own position, or from a pipe */
     LIO_WRITE,     /* fd, buf, len */
     LIO_READ_AT,   /* fd, buf, len, offset */
@@ -50,7 +51,8 @@ enum lio_opcode {
     LIO_SENDMSG,   /* fd, buf: lio_iovec[len], addr, control, flags */
     LIO_RECVFROM,  /* fd, buf or NULL (pool), len, flags */
     LIO_SENDTO,    /* fd, buf, len, addr, flags */
-    LIO_SOCKET,    /* fd: family, flags: type, offset: protocol; result: the socket */
+    LIO_SOCKET,    /* fd: family, flags: type, offset: protocol; result: the socket. Where there
+                      is no SOCK_NONBLOCK, non-blocking and close-on-exec in any case */
     LIO_BIND,      /* fd, addr */
     LIO_LISTEN,    /* fd, len: backlog */
     LIO_ACCEPT,    /* fd; result: the socket, non-blocking, close-on-exec; detail: address */
@@ -59,10 +61,11 @@ enum lio_opcode {
     LIO_POLL,      /* fd, flags: LIO_POLL_*; result: the LIO_POLL_* bits that are due */
     LIO_OPENAT,    /* fd: directory, path, flags: O_*, mode; result: the file */
     LIO_CLOSE,     /* fd; see lio_close_fd for a descriptor with operations in flight */
-    LIO_FSYNC,     /* fd */
+    LIO_FSYNC, /* fd; on macOS by F_FULLFSYNC, as LIO_FDATASYNC: else the disk may hold it back
+                */
     LIO_FDATASYNC, /* fd */
     LIO_TRUNCATE,  /* fd, offset: the new size */
-    LIO_STATX,     /* fd: directory, path, flags: AT_*, mode: STATX_*, buf: struct statx */
+    LIO_STATX,     /* fd: directory, path, flags: AT_*, mode: STATX_*, buf: lio_statx */
     LIO_LINKAT,    /* fd, path, fd2, path2, flags: AT_* */
     LIO_SYMLINKAT, /* path: target, fd: directory, path2: the link's name */
     LIO_RENAMEAT,  /* fd, path, fd2, path2, flags: RENAME_* */
@@ -126,6 +129,32 @@ typedef struct lio_completion {
     int64_t data;   /* the bytes of a receive from the pool */
     int64_t detail; /* a lio_msg: RECVMSG, RECVFROM, ACCEPT */
 } lio_completion;
+
+/* What LIO_TIMEOUT completes with. OpenBSD and FreeBSD have no ETIME. */
+#if defined(ETIME)
+#define LIO_ETIME ETIME
+#else
+#define LIO_ETIME ETIMEDOUT
+#endif
+
+/* What LIO_STATX fills: Linux's struct statx, on every platform. Without statx(2) it is filled
+ * from fstatat(2): then mask says STATX_BASIC_STATS, and what goes beyond these is zero. */
+typedef struct lio_statx_time {
+    int64_t seconds;
+    uint32_t nanoseconds;
+    int32_t reserved;
+} lio_statx_time;
+
+typedef struct lio_statx {
+    uint32_t mask, block_size;
+    uint64_t attributes;
+    uint32_t links, uid, gid;
+    uint16_t mode, reserved;
+    uint64_t inode, size, blocks, attributes_mask;
+    lio_statx_time accessed, born, changed, modified;
+    uint32_t special_major, special_minor, device_major, device_minor;
+    uint64_t more[14];
+} lio_statx;
 
 #define LIO_ADDR_MAX 128
 

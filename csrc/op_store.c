@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if !defined(NDEBUG)
 /* The life of an operation. Row: from; column: to. */
 static const bool transitions[LIO_STATE_COUNT][LIO_STATE_COUNT] = {
     [LIO_STATE_FREE] = {[LIO_STATE_QUEUED] = true},
@@ -17,6 +18,7 @@ static const bool transitions[LIO_STATE_COUNT][LIO_STATE_COUNT] = {
     [LIO_STATE_CANCELLING] = {[LIO_STATE_DONE] = true},
     [LIO_STATE_DONE] = {[LIO_STATE_FREE] = true},
 };
+#endif
 
 static void set_state(lio_slot *slot, enum lio_state to)
 {

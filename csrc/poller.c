@@ -168,6 +168,11 @@ static void run_polls(lio_backend *b, lio_fd_entry *entry, int fd, uint8_t ready
             int64_t due = slot->op.flags & ready;
             if (entry->adopted && due != 0)
                 due = lio_poller_level(b, fd, slot->op.flags);
+            else if (due != 0 && due != (int64_t)slot->op.flags) {
+                /* The other direction may be due as well, and have an event of its own. */
+                int64_t level = lio_poller_level(b, fd, slot->op.flags);
+                due |= level > 0 ? level : 0;
+            }
             if (due != 0)
                 lio_poller_finish(b, number, due, -1, -1);
         }
@@ -221,16 +226,20 @@ void lio_poller_on_event(lio_backend *b, const lio_event *event)
     if (entry == NULL || entry->generation != event->generation)
         return; /* of a registration that is no more */
     uint8_t both = event->ready & LIO_READY_BOTH;
+    if (event->error != 0) {
+        /* Was closed behind our back, or can be watched in one direction only. From now on it
+         * is armed for each wait, which then has the error. */
+        entry->adopted = 0;
+        entry->armed &= (uint8_t)~event->spent;
+        lio_poller_fail_parked(b, entry, both, event->error);
+        return;
+    }
     if (entry->adopted) {
         entry->ready |= event->ready & (LIO_READY_BOTH | LIO_READY_ENDED);
         if (event->ready & LIO_READY_URGENT)
             entry->stream &= (uint8_t)~LIO_TRAIT_TCP;
     } else {
-        entry->armed = 0;
-        if (event->error != 0) {
-            lio_poller_fail_parked(b, entry, event->error);
-            return;
-        }
+        entry->armed &= (uint8_t)~event->spent;
     }
     if (entry->parked[LIO_READER].head != LIO_NO_SLOT ||
         entry->parked[LIO_WRITER].head != LIO_NO_SLOT)
@@ -242,7 +251,7 @@ void lio_poller_on_timer(lio_backend *b, uint32_t number)
     lio_slot *slot = lio_slot_at(&b->store, number);
     lio_timers_remove(&lio_poller_of(b)->timers, &b->store, number);
     if (slot->op.opcode == LIO_TIMEOUT) {
-        lio_poller_finish(b, number, -ETIME, -1, -1);
+        lio_poller_finish(b, number, -LIO_ETIME, -1, -1);
         return;
     }
     int fd = lio_poller_waits_for(slot);
@@ -438,7 +447,7 @@ int lio_poller_cancel(lio_backend *b, uint32_t number)
 
 static uint8_t traits_of(lio_backend *b, int fd)
 {
-    uint8_t traits = 0;
+    uint8_t traits = lio_poller_of(b)->os->half->tells_urgent ? 0 : LIO_TRAIT_CUTS;
 #if defined(SO_PROTOCOL)
     int protocol = 0;
     socklen_t length = sizeof protocol;
@@ -461,10 +470,11 @@ int lio_poller_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd number)
     lio_poller_next_round(p);
     if (lio_poller_is_guarded(b, entry))
         lio_poller_verify(b, entry, fd); /* what waited here for a file that is gone */
-    int adopted = lio_os_adopt(b, p->os, entry, fd);
+    int adopted = p->os->half->adopt(b, p->os, entry, fd);
     if (adopted <= 0)
         return adopted;
     entry->round = 0; /* lio_adopt notes the identity */
+    entry->remembered = p->os->half->remember != NULL;
     entry->armed = 0;
     entry->stream = traits_of(b, fd);
     entry->ready = (entry->ready & LIO_READY_HUNGRY) | LIO_READY_BOTH; /* not known yet: try */
@@ -510,7 +520,7 @@ int lio_poller_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd number)
         (void)lio_poller_verify(b, entry, fd); /* another file by now: its own end, -EBADF */
     settle(b, entry);
     if (entry->adopted || entry->armed)
-        lio_os_forget(b, p->os, fd);
+        p->os->half->forget(b, p->os, entry, fd);
     entry->armed = 0;
     entry->ready &= LIO_READY_HUNGRY;
     entry->stream = 0;

@@ -2,7 +2,7 @@
  * (poller.c: what runs when, poller_park.c: who waits where, poller_turn.c: the turns of the
  * loop), the
  * operations (poller_ops.c: one attempt each, which never blocks) and the OS half
- * (poller_epoll.c, and kqueue one day), which reports readiness and knows nothing of
+ * (poller_epoll.c, poller_kqueue.c), which reports readiness and knows nothing of
  * operations. */
 #ifndef LIO_POLLER_H
 #define LIO_POLLER_H
@@ -29,11 +29,18 @@ enum lio_ready {
 enum lio_trait {
     LIO_TRAIT_TCP = 1,  /* a short transfer means that there is no more now */
     LIO_TRAIT_FILE = 2, /* always "ready": a regular file, a disk */
+    LIO_TRAIT_CUTS = 4, /* a receive may be short, and more be there, of which no event tells */
 };
 
 /* -- the OS half ------------------------------------------------------------------- */
 
-typedef struct lio_os lio_os;
+typedef struct lio_os_half lio_os_half;
+
+/* What an OS half keeps begins with this. */
+typedef struct lio_os {
+    const lio_os_half *half;
+    uint32_t pending; /* changes that were noted, and not made yet */
+} lio_os;
 
 enum lio_event_kind {
     LIO_EVENT_FD,
@@ -46,31 +53,42 @@ typedef struct lio_event {
     uint32_t generation; /* of the entry when the descriptor was registered */
     uint8_t kind;        /* enum lio_event_kind */
     uint8_t ready;       /* enum lio_ready */
+    uint8_t spent;       /* what is armed one-shot no longer */
     int error;           /* a change could not be made, reported late (kqueue); or 0 */
 } lio_event;
 
 #define LIO_EVENT_MAX 256
 
-/* Makes *os and, unless it is there already, b->wake_fd. */
-int lio_os_open(lio_backend *b, lio_os **os);
-/* In a forked child as well: touches nothing that the parent shares. */
-void lio_os_close(lio_os *os);
-/* Watches both directions for edges from now on. 0: this file cannot be watched. */
-int lio_os_adopt(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd);
-/* Watches `ready` until the next event, for what is left of it if that is nothing: not at
- * all. Whether the descriptor was ever registered, or has lost its registration by a close
- * behind our back, must not matter. */
-int lio_os_arm(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd, uint8_t ready);
-/* Stops watching; that there is nothing to stop is no error. */
-void lio_os_forget(lio_backend *b, lio_os *os, int fd);
-/* timeout_ns: -1 for ever; never returns before it is over but for events, whose number
- * it returns, or -EINTR. */
-int lio_os_wait(lio_backend *b, lio_os *os, int64_t timeout_ns, lio_event *events);
-/* From any thread; wake also from signal handlers. */
-int lio_os_wake(lio_backend *b);
-void lio_os_nudge(lio_os *os);
-/* From any thread: 1 when lio_os_wait would find something, 0, or a negative errno. */
-int lio_os_poll(lio_os *os, int64_t timeout_ns);
+struct lio_os_half {
+    /* Makes *os and b->wake_fd. */
+    int (*open)(lio_backend *b, lio_os **os);
+    /* In a forked child as well: touches nothing that the parent shares. */
+    void (*close)(lio_os *os, bool forked);
+    /* Watches both directions for edges from now on. 0: this file cannot be watched. */
+    int (*adopt)(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd);
+    /* Watches `ready` until the next event, for what is left of it if that is nothing: not at
+     * all. Whether the descriptor was ever registered, or has lost its registration by a close
+     * behind our back, must not matter. */
+    int (*arm)(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd, uint8_t ready);
+    /* Stops watching; that there is nothing to stop is no error. */
+    void (*forget)(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd);
+    /* Remembers which file a number names; adopt does so, too. NULL: fstat tells. */
+    int (*remember)(lio_backend *b, lio_os *os, int fd);
+    /* 0: it still names that file. -ENOENT: another one. -EBADF: none. */
+    int (*recognise)(lio_backend *b, lio_os *os, int fd);
+    /* Makes the changes that were noted; returns the number of those that failed, as events.
+     * NULL: there are never any. */
+    int (*submit)(lio_backend *b, lio_os *os, lio_event *events);
+    /* timeout_ns: -1 for ever; never returns before it is over but for events, whose number
+     * it returns, or -EINTR. */
+    int (*wait)(lio_backend *b, lio_os *os, int64_t timeout_ns, lio_event *events);
+    /* From any thread. */
+    void (*nudge)(lio_os *os);
+    /* From any thread: 1 when wait would find something, 0, or a negative errno. */
+    int (*poll)(lio_os *os, int64_t timeout_ns);
+    /* An event tells when urgent data come. */
+    bool tells_urgent;
+};
 
 /* -- the operations ---------------------------------------------------------------- */
 
@@ -186,8 +204,8 @@ void lio_poller_park(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t numbe
 void lio_poller_rearm(lio_backend *b, lio_fd_entry *entry, int fd);
 /* Nobody waits any more: an event would wake the loop for nothing. */
 void lio_poller_disarm(lio_backend *b, lio_fd_entry *entry, int fd);
-/* A foreign descriptor cannot be watched. */
-void lio_poller_fail_parked(lio_backend *b, lio_fd_entry *entry, int error);
+/* A descriptor cannot be watched in these directions. */
+void lio_poller_fail_parked(lio_backend *b, lio_fd_entry *entry, uint8_t ready, int error);
 
 /* -- what runs when: poller.c -- */
 
@@ -206,12 +224,13 @@ void lio_poller_next_round(lio_poller *p);
 void lio_poller_announce(lio_backend *b);
 
 /* What a lio_vtable is made of. */
-int lio_poller_init(lio_backend *b);
+int lio_poller_init(lio_backend *b, const lio_os_half *half);
 bool lio_poller_supports(const lio_backend *b, const lio_op *op);
 int lio_poller_submit(lio_backend *b);
 int lio_poller_turn(lio_backend *b, int64_t deadline_ns);
 int lio_poller_cancel(lio_backend *b, uint32_t number);
 int lio_poller_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
+bool lio_poller_is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd);
 int lio_poller_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
 void lio_poller_recycle(lio_backend *b);
 void lio_poller_handed_out(lio_backend *b);

@@ -22,12 +22,18 @@
 #define TAG_WAKE UINT64_C(0xffffffff)
 #define TAG_NUDGE UINT64_C(0xfffffffe)
 
-struct lio_os {
+typedef struct epoll_os {
+    lio_os base;
     int epoll_fd;
     int nudge_fd;
     bool pwait2;
     struct epoll_event events[LIO_EVENT_MAX];
-};
+} epoll_os;
+
+static epoll_os *os_of(lio_os *os)
+{
+    return (epoll_os *)os;
+}
 
 /* The timespec of the 64-bit system calls, on every architecture. */
 struct timespec64 {
@@ -64,7 +70,7 @@ static int watch_eventfd(int epoll_fd, int fd, uint64_t tag)
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 }
 
-static int open_all(lio_backend *b, lio_os *os)
+static int open_all(lio_backend *b, epoll_os *os)
 {
     os->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (os->epoll_fd < 0)
@@ -80,29 +86,35 @@ static int open_all(lio_backend *b, lio_os *os)
     return error != 0 ? error : watch_eventfd(os->epoll_fd, os->nudge_fd, TAG_NUDGE);
 }
 
-int lio_os_open(lio_backend *b, lio_os **os)
-{
-    lio_os *fresh = calloc(1, sizeof *fresh);
-    if (fresh == NULL)
-        return -ENOMEM;
-    fresh->epoll_fd = fresh->nudge_fd = -1;
-    fresh->pwait2 = (b->capabilities & LIO_CAP_PWAIT2) != 0;
-    int error = open_all(b, fresh);
-    if (error != 0) {
-        lio_os_close(fresh);
-        return error;
-    }
-    *os = fresh;
-    return 0;
-}
-
-void lio_os_close(lio_os *os)
+static void close_all(epoll_os *os)
 {
     if (os->epoll_fd >= 0)
         close(os->epoll_fd);
     if (os->nudge_fd >= 0)
         close(os->nudge_fd);
     free(os);
+}
+
+static int epoll_open(lio_backend *b, lio_os **os)
+{
+    epoll_os *fresh = calloc(1, sizeof *fresh);
+    if (fresh == NULL)
+        return -ENOMEM;
+    fresh->epoll_fd = fresh->nudge_fd = -1;
+    fresh->pwait2 = (b->capabilities & LIO_CAP_PWAIT2) != 0;
+    int error = open_all(b, fresh);
+    if (error != 0) {
+        close_all(fresh);
+        return error;
+    }
+    *os = &fresh->base;
+    return 0;
+}
+
+static void epoll_close(lio_os *os, bool forked)
+{
+    (void)forked; /* all of it are the child's own copies */
+    close_all(os_of(os));
 }
 
 /* -- registrations ----------------------------------------------------------------- */
@@ -115,10 +127,10 @@ static uint64_t tag_of(const lio_fd_entry *entry, int fd)
 static int control(lio_backend *b, lio_os *os, int how, int fd, struct epoll_event *event)
 {
     b->stats.syscalls++;
-    return epoll_ctl(os->epoll_fd, how, fd, event) == 0 ? 0 : -errno;
+    return epoll_ctl(os_of(os)->epoll_fd, how, fd, event) == 0 ? 0 : -errno;
 }
 
-int lio_os_adopt(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd)
+static int epoll_adopt(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd)
 {
     struct epoll_event event = {
         .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET,
@@ -132,11 +144,22 @@ int lio_os_adopt(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd)
     return error == 0 ? 1 : error;
 }
 
-int lio_os_arm(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd, uint8_t ready)
+static void epoll_forget(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd)
+{
+    (void)entry;
+    struct epoll_event unused = {0}; /* kernels before 2.6.9 want one */
+    int error = control(b, os, EPOLL_CTL_DEL, fd, &unused);
+    /* Closed behind our back, or not registered (any more): then it is forgotten. */
+    assert(error == 0 || error == -ENOENT || error == -EBADF || error == -EPERM);
+    (void)error;
+}
+
+static int epoll_arm(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd,
+                     uint8_t ready)
 {
     if (ready == 0) {
         /* Not a change to "no events": errors and hang-ups would come even so. */
-        lio_os_forget(b, os, fd);
+        epoll_forget(b, os, entry, fd);
         return 0;
     }
     struct epoll_event event = {
@@ -148,20 +171,11 @@ int lio_os_arm(lio_backend *b, lio_os *os, const lio_fd_entry *entry, int fd, ui
     return error == -ENOENT ? control(b, os, EPOLL_CTL_ADD, fd, &event) : error;
 }
 
-void lio_os_forget(lio_backend *b, lio_os *os, int fd)
-{
-    struct epoll_event unused = {0}; /* kernels before 2.6.9 want one */
-    int error = control(b, os, EPOLL_CTL_DEL, fd, &unused);
-    /* Closed behind our back, or not registered (any more): then it is forgotten. */
-    assert(error == 0 || error == -ENOENT || error == -EBADF || error == -EPERM);
-    (void)error;
-}
-
 /* -- waiting ----------------------------------------------------------------------- */
 
 static lio_event translate(const struct epoll_event *from)
 {
-    lio_event event = {.kind = LIO_EVENT_FD};
+    lio_event event = {.kind = LIO_EVENT_FD, .spent = LIO_READY_BOTH};
     if (from->data.u64 == TAG_WAKE || from->data.u64 == TAG_NUDGE) {
         event.kind = from->data.u64 == TAG_WAKE ? LIO_EVENT_WAKE : LIO_EVENT_NUDGE;
         return event;
@@ -182,8 +196,9 @@ static lio_event translate(const struct epoll_event *from)
     return event;
 }
 
-int lio_os_wait(lio_backend *b, lio_os *os, int64_t timeout_ns, lio_event *events)
+static int epoll_wait_for(lio_backend *b, lio_os *base, int64_t timeout_ns, lio_event *events)
 {
+    epoll_os *os = os_of(base);
     int count;
     b->stats.syscalls++;
     if (os->pwait2 && timeout_ns > 0)
@@ -197,9 +212,9 @@ int lio_os_wait(lio_backend *b, lio_os *os, int64_t timeout_ns, lio_event *event
     return count;
 }
 
-int lio_os_poll(lio_os *os, int64_t timeout_ns)
+static int epoll_poll(lio_os *os, int64_t timeout_ns)
 {
-    struct pollfd pfd = {.fd = os->epoll_fd, .events = POLLIN};
+    struct pollfd pfd = {.fd = os_of(os)->epoll_fd, .events = POLLIN};
     struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000),
                           .tv_nsec = (long)(timeout_ns % 1000000000)};
     int ready = ppoll(&pfd, 1, timeout_ns < 0 ? NULL : &ts, NULL);
@@ -217,14 +232,14 @@ static int signal_eventfd(int fd)
     return error;
 }
 
-int lio_os_wake(lio_backend *b)
+static int epoll_wake(lio_backend *b)
 {
     return signal_eventfd(b->wake_fd);
 }
 
-void lio_os_nudge(lio_os *os)
+static void epoll_nudge(lio_os *os)
 {
-    int error = signal_eventfd(os->nudge_fd);
+    int error = signal_eventfd(os_of(os)->nudge_fd);
     assert(error == 0);
     (void)error;
 }
@@ -274,10 +289,27 @@ static void epoll_probe(uint32_t without, lio_probe_result *result)
     close(epoll_fd);
 }
 
+static const lio_os_half epoll_half = {
+    .open = epoll_open,
+    .close = epoll_close,
+    .adopt = epoll_adopt,
+    .arm = epoll_arm,
+    .forget = epoll_forget,
+    .wait = epoll_wait_for,
+    .nudge = epoll_nudge,
+    .poll = epoll_poll,
+    .tells_urgent = true,
+};
+
+static int epoll_init(lio_backend *b)
+{
+    return lio_poller_init(b, &epoll_half);
+}
+
 const lio_vtable lio_epoll_vtable = {
     .name = "epoll",
     .probe = epoll_probe,
-    .init = lio_poller_init,
+    .init = epoll_init,
     .supports = lio_poller_supports,
     .submit = lio_poller_submit,
     .turn = lio_poller_turn,
@@ -286,7 +318,7 @@ const lio_vtable lio_epoll_vtable = {
     .release_fd = lio_poller_release_fd,
     .recycle = lio_poller_recycle,
     .handed_out = lio_poller_handed_out,
-    .wake = lio_os_wake,
+    .wake = epoll_wake,
     .wait_ready = lio_poller_wait_ready,
     .close = lio_poller_close,
 };

@@ -15,7 +15,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#if defined(__linux__)
 #include <sys/syscall.h>
+#endif
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -29,7 +31,7 @@
 #define SENDS_PER_TURN 8
 #define TTY_WRITE_MAX 128u
 #define ROUNDED(size) (((size) + 63) & ~(size_t)63)
-#ifndef RWF_NOWAIT
+#if defined(__linux__) && !defined(RWF_NOWAIT)
 #define RWF_NOWAIT 8
 #endif
 
@@ -241,25 +243,39 @@ static lio_attempt receive(lio_backend *b, const lio_op *op, uint8_t traits)
     if (pooled)
         attempt.data = room + head - b->pool;
     lio_poller_arena_keep(b, head + (pooled ? stored : 0));
-    attempt.drained = traits & LIO_TRAIT_TCP && op->flags == 0 && !scattered && count > 0 &&
-                      (size_t)count < wanted;
+    attempt.drained = (traits & (LIO_TRAIT_TCP | LIO_TRAIT_CUTS)) == LIO_TRAIT_TCP &&
+                      op->flags == 0 && !scattered && count > 0 && (size_t)count < wanted;
     return attempt;
 }
 
+#if !defined(SOCK_NONBLOCK)
+/* A new socket of a system that cannot make it non-blocking and close-on-exec at once. */
+static int set_up(int fd)
+{
+    if (fd < 0 || (fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0))
+        return fd;
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return -1;
+}
+#endif
+
 static int accept_now(int fd, struct sockaddr *addr, socklen_t *length)
 {
-#if defined(__APPLE__)
-    int accepted = accept(fd, addr, length);
-    if (accepted >= 0 && (fcntl(accepted, F_SETFL, O_NONBLOCK) < 0 ||
-                          fcntl(accepted, F_SETFD, FD_CLOEXEC) < 0)) {
-        int saved = errno;
-        close(accepted);
-        errno = saved;
-        return -1;
-    }
-    return accepted;
-#else
+#if defined(SOCK_NONBLOCK)
     return accept4(fd, addr, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+    return set_up(accept(fd, addr, length));
+#endif
+}
+
+static int make_socket(int family, int type, int protocol)
+{
+#if defined(SOCK_NONBLOCK)
+    return socket(family, type, protocol);
+#else
+    return set_up(socket(family, type, protocol));
 #endif
 }
 
@@ -304,14 +320,33 @@ static lio_attempt try_accept(lio_backend *b, const lio_op *op)
 
 /* -- sending ----------------------------------------------------------------------- */
 
+/* macOS learned MSG_NOSIGNAL late, and sends SIGPIPE to the process, not to the thread: the
+ * descriptor itself has to be told. */
+static void no_sigpipe(lio_backend *b, int fd)
+{
+#if defined(F_SETNOSIGPIPE)
+    if (lio_poller_of(b)->guard_sigpipe) {
+        b->stats.syscalls++;
+        (void)fcntl(fd, F_SETNOSIGPIPE, 1);
+    }
+#else
+    (void)b, (void)fd;
+#endif
+}
+
 static int send_flags(const lio_op *op)
 {
+#if defined(MSG_NOSIGNAL)
     return (int)op->flags | MSG_DONTWAIT | MSG_NOSIGNAL;
+#else
+    return (int)op->flags | MSG_DONTWAIT;
+#endif
 }
 
 static lio_attempt send_all(lio_backend *b, lio_slot *slot, uint8_t traits)
 {
     const lio_op *op = &slot->op;
+    no_sigpipe(b, (int)op->fd);
     for (int i = 0; i < SENDS_PER_TURN; i++) {
         uint64_t left = op->len - slot->moved;
         b->stats.syscalls++;
@@ -346,6 +381,7 @@ static lio_attempt send_once(lio_backend *b, const lio_op *op, lio_slot_extra *e
 {
     int fd = (int)op->fd;
     size_t wanted = length_of(op->len);
+    no_sigpipe(b, fd);
     struct msghdr header = {
         .msg_name = op->addr_len == 0 ? NULL : extra->addr,
         .msg_namelen = op->addr_len,
@@ -465,8 +501,10 @@ static lio_attempt transfer(lio_backend *b, const lio_op *op, bool writes)
 {
     const struct iovec iov = {op->buf, length_of(op->len)};
     lio_sigpipe_guard guard = {.active = false};
-    if (writes)
+    if (writes) {
+        no_sigpipe(b, (int)op->fd);
         hold_sigpipe(b, &guard);
+    }
     ssize_t count;
     do {
         b->stats.syscalls++;
@@ -568,7 +606,7 @@ static lio_attempt call_once(lio_backend *b, const lio_op *op, const lio_slot_ex
     b->stats.syscalls++;
     switch (op->opcode) {
     case LIO_SOCKET:
-        return done(from_errno(socket(fd, (int)op->flags, (int)op->offset)));
+        return done(from_errno(make_socket(fd, (int)op->flags, (int)op->offset)));
     case LIO_BIND:
         return done(from_errno(bind(fd, (const struct sockaddr *)extra->addr, op->addr_len)));
     case LIO_LISTEN:

@@ -158,6 +158,7 @@ static int look_at(lio_backend *b, int fd, struct stat *st)
  * number names another file now, so polls may end as if woken for no reason. */
 static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
 {
+    lio_poller *p = lio_poller_of(b);
     while (entry->gate.head != LIO_NO_SLOT) /* first, lest the gate opens for them */
         lio_poller_finish(b, entry->gate.head, -EBADF, -1, -1);
     for (uint32_t number = entry->ops.head, next; number != LIO_NO_SLOT; number = next) {
@@ -176,7 +177,7 @@ static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
             lio_poller_finish(b, entry->parked[direction].head, -EBADF, -1, -1);
     }
     if (entry->adopted || entry->armed)
-        lio_os_forget(b, lio_poller_of(b)->os, fd);
+        p->os->half->forget(b, p->os, entry, fd);
     entry->lost |= entry->adopted;
     entry->adopted = 0;
     entry->armed = 0;
@@ -185,26 +186,44 @@ static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
     entry->stream = 0;
 }
 
+/* 0: a number names the file that is waited for. -ENOENT: another one. -EBADF: none. */
+static int recognise(lio_backend *b, const lio_fd_entry *entry, int fd)
+{
+    lio_os *os = lio_poller_of(b)->os;
+    struct stat st;
+    if (entry->remembered)
+        return os->half->recognise(b, os, fd);
+    if (look_at(b, fd, &st) != 0)
+        return -EBADF;
+    bool same =
+        entry->identity[0] == (uint64_t)st.st_dev && entry->identity[1] == (uint64_t)st.st_ino;
+    return same ? 0 : -ENOENT;
+}
+
+bool lio_poller_is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
+{
+    return recognise(b, entry, (int)fd) == 0;
+}
+
 bool lio_poller_verify(lio_backend *b, lio_fd_entry *entry, int fd)
 {
     lio_poller *p = lio_poller_of(b);
     if (entry->round == p->round)
         return true;
-    struct stat st;
-    int error = look_at(b, fd, &st);
     if (lio_poller_is_guarded(b, entry)) {
-        bool same = error == 0 && entry->identity[0] == (uint64_t)st.st_dev &&
-                    entry->identity[1] == (uint64_t)st.st_ino;
-        if (!same) {
-            abandon(b, entry, fd, error == 0);
+        int error = recognise(b, entry, fd);
+        if (error != 0) {
+            abandon(b, entry, fd, error == -ENOENT);
             return false;
         }
         entry->round = p->round;
         entry->ready &= (uint8_t)~LIO_READY_DOUBTED;
         return true;
     }
-    if (error != 0)
+    struct stat st;
+    if (look_at(b, fd, &st) != 0)
         return true; /* the operation itself will tell */
+    entry->remembered = 0;
     entry->identity[0] = (uint64_t)st.st_dev;
     entry->identity[1] = (uint64_t)st.st_ino;
     entry->round = p->round;
@@ -269,14 +288,20 @@ static_assert((int)LIO_READY_READ == (int)LIO_POLL_READ &&
                   (int)LIO_READY_WRITE == (int)LIO_POLL_WRITE,
               "polls ask for readiness");
 
-void lio_poller_fail_parked(lio_backend *b, lio_fd_entry *entry, int error)
+/* A device without poll, says the kernel: only a thread can wait for it. */
+static bool only_threads_wait(int error)
+{
+    return error == -EPERM || error == -EINVAL || error == -ENODEV;
+}
+
+void lio_poller_fail_parked(lio_backend *b, lio_fd_entry *entry, uint8_t ready, int error)
 {
     for (int direction = LIO_READER; direction <= LIO_WRITER; direction++) {
         uint32_t number;
-        while ((number = entry->parked[direction].head) != LIO_NO_SLOT) {
+        while (ready & 1 << direction &&
+               (number = entry->parked[direction].head) != LIO_NO_SLOT) {
             uint8_t opcode = lio_slot_at(&b->store, number)->op.opcode;
-            /* A device without poll: only a thread can wait for it. */
-            if (error == -EPERM && (opcode == LIO_READ || opcode == LIO_WRITE))
+            if (only_threads_wait(error) && (opcode == LIO_READ || opcode == LIO_WRITE))
                 lio_poller_give_to_pool(b, number);
             else
                 lio_poller_finish_early(b, number, error);
@@ -289,17 +314,19 @@ void lio_poller_rearm(lio_backend *b, lio_fd_entry *entry, int fd)
     uint8_t wanted = entry->adopted ? 0 : wanted_from(b, entry);
     if ((wanted & ~entry->armed) == 0)
         return;
-    int error = lio_os_arm(b, lio_poller_of(b)->os, entry, fd, wanted);
+    lio_os *os = lio_poller_of(b)->os;
+    int error = os->half->arm(b, os, entry, fd, wanted);
     entry->armed = error == 0 ? wanted : 0;
     if (error != 0)
-        lio_poller_fail_parked(b, entry, error);
+        lio_poller_fail_parked(b, entry, LIO_READY_BOTH, error);
 }
 
 void lio_poller_disarm(lio_backend *b, lio_fd_entry *entry, int fd)
 {
     if (entry->adopted || entry->armed == 0 || wanted_from(b, entry) != 0)
         return;
-    lio_os_arm(b, lio_poller_of(b)->os, entry, fd, 0);
+    lio_os *os = lio_poller_of(b)->os;
+    os->half->arm(b, os, entry, fd, 0);
     entry->armed = 0;
 }
 
@@ -310,8 +337,12 @@ void lio_poller_park(lio_backend *b, lio_fd_entry *entry, int fd, uint32_t numbe
     if (slot->linked == LIO_LIST_PARKED)
         return;
     if (!entry->adopted && slot->op.opcode != LIO_POLL && !lio_poller_is_guarded(b, entry)) {
+        lio_os *os = lio_poller_of(b)->os;
         lio_poller_verify(b, entry, fd); /* from now on it has to be this file */
-        if (entry->round != lio_poller_of(b)->round) {
+        bool known = entry->round == lio_poller_of(b)->round;
+        if (known && os->half->remember != NULL)
+            entry->remembered = os->half->remember(b, os, fd) == 0;
+        if (!known) {
             lio_poller_finish(b, number, -EBADF, -1, -1);
             return;
         }

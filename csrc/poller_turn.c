@@ -41,14 +41,16 @@ int lio_poller_reserve(lio_poller *p, uint32_t capacity)
 /* A file job is done: whoever waits for events has to look. */
 static void notify(void *argument)
 {
-    lio_os_nudge(argument);
+    lio_os *os = argument;
+    os->half->nudge(os);
 }
 
-static int open_all(lio_backend *b, lio_poller *p)
+static int open_all(lio_backend *b, lio_poller *p, const lio_os_half *half)
 {
-    int error = lio_os_open(b, &p->os);
+    int error = half->open(b, &p->os);
     if (error != 0)
         return error;
+    p->os->half = half;
     error = lio_poller_reserve(p, b->store.capacity);
     if (error != 0)
         return error;
@@ -70,7 +72,7 @@ static int open_all(lio_backend *b, lio_poller *p)
     return 0;
 }
 
-static void free_all(lio_backend *b, lio_poller *p)
+static void free_all(lio_backend *b, lio_poller *p, bool forked)
 {
     if (b->pool != NULL)
         munmap(b->pool, b->pool_size);
@@ -81,12 +83,12 @@ static void free_all(lio_backend *b, lio_poller *p)
     free(p->doubted);
     free(p->events);
     if (p->os != NULL)
-        lio_os_close(p->os);
+        p->os->half->close(p->os, forked);
     free(p);
     b->state = NULL;
 }
 
-int lio_poller_init(lio_backend *b)
+int lio_poller_init(lio_backend *b, const lio_os_half *half)
 {
     lio_probe_result found = {0};
     b->vtable->probe(b->without, &found);
@@ -100,11 +102,11 @@ int lio_poller_init(lio_backend *b)
     p->round = 1;
     p->first_timer = INT64_MAX;
     p->guard_sigpipe = lio_sigpipe_kills();
-    int error = open_all(b, p);
+    int error = open_all(b, p, half);
     if (error != 0) {
         if (p->files != NULL)
             lio_file_pool_close(p->files, 0);
-        free_all(b, p);
+        free_all(b, p, false);
     }
     return error;
 }
@@ -114,7 +116,7 @@ bool lio_poller_supports(const lio_backend *b, const lio_op *op)
     if (op->opcode == LIO_OPCODE_COUNT)
         return false;
 #if !defined(__linux__)
-    if (op->opcode == LIO_TEE || op->opcode == LIO_SPLICE || op->opcode == LIO_STATX)
+    if (op->opcode == LIO_TEE || op->opcode == LIO_SPLICE)
         return false;
 #endif
     return !lio_opcode_is_file(op->opcode) || lio_poller_of(b)->files != NULL;
@@ -134,17 +136,24 @@ void lio_poller_announce(lio_backend *b)
     lio_poller *p = lio_poller_of(b);
     int64_t first = next_time(p);
     int64_t before = __atomic_exchange_n(&p->first_timer, first, __ATOMIC_SEQ_CST);
-    int runnable = p->hungry_count != 0;
+    int runnable = p->hungry_count != 0 || p->os->pending != 0;
     __atomic_store_n(&p->runnable, runnable, __ATOMIC_SEQ_CST);
     /* A thread that already waits does not look at these again by itself. */
     if ((runnable || first < before) && __atomic_load_n(&b->waiters, __ATOMIC_SEQ_CST) != 0)
-        lio_os_nudge(p->os);
+        p->os->half->nudge(p->os);
 }
 
 int lio_poller_submit(lio_backend *b)
 {
     lio_poller_next_round(lio_poller_of(b));
+    lio_poller *p = lio_poller_of(b);
     int error = lio_poller_take_queued(b);
+    if (error == 0 && p->os->pending != 0) {
+        int failed = p->os->half->submit(b, p->os, p->events);
+        for (int i = 0; i < failed; i++)
+            lio_poller_on_event(b, &p->events[i]);
+        error = failed < 0 ? failed : 0;
+    }
     lio_poller_announce(b);
     return error;
 }
@@ -194,7 +203,7 @@ static int watch_shortly(lio_backend *b, int64_t deadline_ns)
     int64_t until = lio_spin_until(&b->spin, deadline_ns);
     int count;
     do {
-        count = lio_os_wait(b, p->os, 0, p->events);
+        count = p->os->half->wait(b, p->os, 0, p->events);
     } while (count == 0 && lio_now() < until);
     lio_spin_watched(&b->spin, count != 0);
     return count;
@@ -211,9 +220,9 @@ static int wait_for_events(lio_backend *b, int64_t timeout_ns)
         timeout_ns = time_until(deadline);
     }
     if (timeout_ns == 0 || !lio_spin_learns(&b->spin))
-        return lio_os_wait(b, p->os, timeout_ns, p->events);
+        return p->os->half->wait(b, p->os, timeout_ns, p->events);
     int64_t since = lio_now();
-    int count = lio_os_wait(b, p->os, timeout_ns, p->events);
+    int count = p->os->half->wait(b, p->os, timeout_ns, p->events);
     lio_spin_slept(&b->spin, lio_now() - since);
     return count;
 }
@@ -292,7 +301,7 @@ int lio_poller_wait_ready(lio_backend *b, int64_t timeout_ns)
         if (__atomic_load_n(&p->runnable, __ATOMIC_SEQ_CST) != 0)
             return 1;
         int64_t first = __atomic_load_n(&p->first_timer, __ATOMIC_SEQ_CST);
-        int ready = lio_os_poll(p->os, time_until(first < deadline ? first : deadline));
+        int ready = p->os->half->poll(p->os, time_until(first < deadline ? first : deadline));
         if (ready != 0 && ready != -EINTR)
             return ready;
         if (first != INT64_MAX && time_until(first) == 0)
@@ -329,7 +338,7 @@ void lio_poller_close(lio_backend *b, bool forked)
         lio_poller_discard(b, slot);
         number = slot->next;
     }
-    free_all(b, p);
+    free_all(b, p, forked);
     /* A thread still writes to its job. Rather leak it than let it write into what somebody
      * else got. */
     if (!ended)

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import build_kqueue
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
     *("-std=c11", "-D_GNU_SOURCE", "-pthread", "-g", "-O1", "-fno-omit-frame-pointer"),
@@ -103,16 +105,33 @@ def has_threads(test: Path) -> bool:
     return "pthread_create" in test.read_text()
 
 
+def with_kqueue(flags: Sequence[str], folder: Path, core: list[Path]) -> list[str]:
+    """The flags with which the backend kqueue is built too: over the tests' own kqueue, or
+    over that of the prefix TRIO_LIO_KQUEUE; empty, it is left out."""
+    asked = os.environ.get("TRIO_LIO_KQUEUE")
+    if asked == "":
+        core[:] = [source for source in core if source.name != "poller_kqueue.c"]
+        return []
+    prefix = Path(asked) if asked else build_kqueue.build(folder / "kqueue", list(flags))
+    return ["-DLIO_KQUEUE", "-I", str(prefix / "include")]
+
+
 def build(
     cc: Sequence[str], flags: Sequence[str], folder: Path, tests: Sequence[Path], *, uring: bool
 ) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     core = sorted((ROOT / "csrc").glob("*.c"))
     link = []
+    kqueue = with_kqueue(flags, folder, core)
+    flags = [*flags, *kqueue]
+    if kqueue:
+        link.append(str(Path(kqueue[-1]).parent / "lib" / "libkqueue.a"))
     if not uring:
         link.append("-Wl,--wrap=syscall")
         core.append(folder / "no_io_uring.c")
         core[-1].write_text(NO_IO_URING)
+    if not kqueue:
+        tests = [test for test in tests if "kqueue" not in test.stem]
     objects = {source: folder / f"{source.stem}.o" for source in (*core, *tests)}
     run_all(
         [*cc, *flags, "-I", str(ROOT / "csrc"), "-c", str(source), "-o", str(made)]

@@ -16,8 +16,21 @@ ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
 PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c", "faults.c"]
-LINUX = [
+POSIX = [
+    "poller.c",
+    "poller_ops.c",
+    "poller_park.c",
+    "poller_turn.c",
     "sigpipe.c",
+    "timer_heap.c",
+    "file_ops.c",
+    "file_pool.c",
+    "sim.c",
+    "sim_files.c",
+    "sim_objects.c",
+    "sim_wait.c",
+]
+LINUX = [
     "uring.c",
     "uring_complete.c",
     "uring_encode.c",
@@ -26,18 +39,7 @@ LINUX = [
     "uring_probe.c",
     "uring_ring.c",
     "uring_submit.c",
-    "sim.c",
-    "sim_files.c",
-    "sim_objects.c",
-    "sim_wait.c",
-    "poller.c",
-    "poller_ops.c",
     "poller_epoll.c",
-    "poller_park.c",
-    "poller_turn.c",
-    "timer_heap.c",
-    "file_ops.c",
-    "file_pool.c",
     "floor_server.c",
     "load_generator.c",
     "syscall_count.c",
@@ -46,6 +48,7 @@ LINUX = [
 # Flat functions for the hot path: filling a struct field by field from Python would cost
 # more than the operation.
 GLUE_DECLARATIONS = """
+static const int LIO_PY_AT_FDCWD;
 int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len);
 int lio_py_send_all(lio_backend *backend, uint64_t id, int fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
@@ -67,6 +70,13 @@ GLUE = """
 #include "floor_server.h"
 #include "load_generator.h"
 #include "syscall_count.h"
+
+#if defined(_WIN32)
+static const int LIO_PY_AT_FDCWD = -100;
+#else
+#include <fcntl.h>
+static const int LIO_PY_AT_FDCWD = AT_FDCWD;
+#endif
 
 static int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len)
 {
@@ -190,13 +200,40 @@ def declarations(header: Path) -> str:
     return text
 
 
+def kqueue_arguments() -> dict[str, list[str]] | None:
+    """How to build the backend ``kqueue``, or None: not here.
+
+    On Linux it is for tests. ``TRIO_LIO_KQUEUE`` names a prefix with ``include/sys/event.h``
+    and a library ``lib/libkqueue.a`` that offer kqueue and kevent.
+    """
+    if sys.platform.startswith(("darwin", "freebsd", "openbsd", "netbsd", "dragonfly")):
+        return {"compile": ["-DLIO_KQUEUE"], "link": []}
+    prefix = os.environ.get("TRIO_LIO_KQUEUE", "")
+    if not prefix:
+        return None
+    for folder, name in (("include", "sys/event.h"), ("lib", "libkqueue.a")):
+        if not Path(prefix, folder, name).is_file():
+            raise SystemExit(
+                f"TRIO_LIO_KQUEUE={prefix!r}: there is no {folder}/{name}. Build the one of "
+                "the tests with 'python3 tools/build_kqueue.py PREFIX'."
+            )
+    include = str(Path(prefix, "include").resolve())
+    library = str(Path(prefix, "lib", "libkqueue.a").resolve())
+    return {"compile": ["-DLIO_KQUEUE", f"-I{include}"], "link": [library]}
+
+
 def make() -> FFI:
     builder = FFI()
     sources = list(PORTABLE)
     headers = ["lio.h"]
+    if sys.platform != "win32":
+        sources += POSIX
     if sys.platform.startswith("linux"):
         sources += LINUX
         headers += ["floor_server.h", "load_generator.h", "syscall_count.h"]
+    kqueue = kqueue_arguments() or {"compile": [], "link": []}
+    if kqueue["compile"]:
+        sources.append("poller_kqueue.c")
     builder.cdef("\n".join(declarations(CSRC / name) for name in headers))
     builder.cdef(GLUE_DECLARATIONS)
     arguments = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-pthread"]
@@ -211,8 +248,8 @@ def make() -> FFI:
         sources=[f"csrc/{name}" for name in sources],
         include_dirs=["csrc"],
         depends=[str(path.relative_to(ROOT)) for path in sorted(CSRC.glob("*.h"))],
-        extra_compile_args=arguments + extra,
-        extra_link_args=["-pthread", *extra],
+        extra_compile_args=arguments + kqueue["compile"] + extra,
+        extra_link_args=["-pthread", *kqueue["link"], *extra],
     )
     return builder
 

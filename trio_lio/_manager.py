@@ -31,7 +31,17 @@ import trio
 from . import _address, _control
 from ._faults import FaultCounts, Injected
 from ._flight import value_of
-from ._native import BackendInfo, capability_names, check, create, ffi, lib, raise_unavailable
+from ._kevents import Kevents
+from ._native import (
+    ETIME,
+    BackendInfo,
+    capability_names,
+    check,
+    create,
+    ffi,
+    lib,
+    raise_unavailable,
+)
 from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
 
 if TYPE_CHECKING:
@@ -58,6 +68,7 @@ KIND_SEND_ALL = 12  # int; all of it or an error
 KIND_POLL_WRITE = 13
 KIND_OTHER = 14  # int; waits neither to read nor to write
 KIND_ANY = 15  # what `Op` says of it
+KIND_KEVENTS = 16  # of no task's: the kqueue that programs use has events
 
 # Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
 EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
@@ -79,7 +90,7 @@ class LioStatistics:
     """What ``trio.lowlevel.current_statistics().io_statistics`` is in a lio run."""
 
     backend: str
-    """"lio-uring" or "lio-epoll"."""
+    """"lio-uring", "lio-epoll" or "lio-kqueue"."""
     tasks_waiting_read: int
     """Tasks that wait for data, a connection, or readability."""
     tasks_waiting_write: int
@@ -105,6 +116,10 @@ class LioStatistics:
     """Operations that fit before the backend has to grow."""
     faults: FaultCounts | None = None
     """What `trio_lio.testing.faults` injected so far; `None` in a run without faults."""
+    tasks_waiting_kevent: int = 0
+    """Tasks in ``trio.lowlevel.wait_kevent``."""
+    monitors: int = 0
+    """Uses of ``trio.lowlevel.monitor_kevent`` under way."""
 
 
 _close_listeners: list[Callable[[LioStatistics], object]] = []
@@ -268,6 +283,7 @@ class LioIOManager:
         self._released_elsewhere: deque[Adopted] = deque()
         self._unprocessed = False
         self._reschedule: Any = None
+        self._kevents: Kevents | None = None
         self._map_memory()
         self._injected = injected
         if injected is not None:
@@ -330,6 +346,10 @@ class LioIOManager:
             elif kind == KIND_SEND_ALL and result == op.want:
                 value = result
                 op.keep = None
+            elif kind == KIND_KEVENTS:
+                assert self._kevents is not None
+                self._kevents.process(result)
+                continue
             else:
                 value = self._value(op, result, data, detail)
                 op.keep = op.control = None
@@ -354,6 +374,7 @@ class LioIOManager:
                 writing += KIND_WRITE <= op.kind < KIND_OTHER
         stats = ffi.new("lio_stats *")
         check(lib.lio_get_stats(self.handle, stats))
+        kevent_tasks, monitors = self._kevents.statistics() if self._kevents else (0, 0)
         return LioStatistics(
             backend=self.statistics_name,
             tasks_waiting_read=reading,
@@ -371,6 +392,8 @@ class LioIOManager:
             spin_hits=stats.spin_hits,
             capacity=stats.capacity,
             faults=None if self._injected is None else FaultCounts.of(stats),
+            tasks_waiting_kevent=kevent_tasks,
+            monitors=monitors,
         )
 
     def _count_faults(self) -> FaultCounts:
@@ -393,6 +416,9 @@ class LioIOManager:
         # refused, and the handle leaks rather than being pulled from under the kernel.
         lib.lio_close(handle)
         self.handle = None
+        if self._kevents is not None:
+            self._kevents.close()
+            self._kevents = None
         living_managers.pop(id(self), None)
         self.adopted.clear()
         for op in self.operations:
@@ -505,7 +531,7 @@ class LioIOManager:
         """What the task is woken with, when it is not the usual."""
         kind = op.kind
         if result < 0:
-            if result == -errno.ETIME and kind == KIND_ANY:
+            if result == -ETIME and kind == KIND_ANY:
                 return 0  # a timeout that ran out did what it was asked to
             return self._failure(op, result)
         if kind == KIND_ANY:
@@ -580,6 +606,8 @@ class LioIOManager:
             fd = fd.fileno()
         if fd < 0 or self.handle is None:
             return
+        if self._kevents is not None:
+            self._kevents.notify_closing(fd)
         self.adopted.pop(fd, None)
         settled = lib.lio_release_fd(self.handle, fd)
         if settled == -errno.ECHILD:
@@ -589,6 +617,35 @@ class LioIOManager:
         # the last wait brought was not even looked at yet.
         if settled and not self._unprocessed and threading.get_ident() == self.thread:
             self.process_events(self.get_events(0))
+
+    # -- kqueue: what Trio offers on macOS and the BSDs ----------------------------------
+
+    def _use_kevents(self) -> Kevents:
+        if self._kevents is None:
+            op = self.take(KIND_KEVENTS)
+            try:
+                self._kevents = Kevents(self, op)
+            except BaseException:
+                self.give_back(op)
+                raise
+        return self._kevents
+
+    def current_kqueue(self) -> Any:
+        """The kqueue of this run: a `select.kqueue`."""
+        return self._use_kevents().kqueue
+
+    def monitor_kevent(self, ident: int, filter: int) -> Any:  # noqa: A002
+        """As `trio.lowlevel.monitor_kevent`."""
+        return self._use_kevents().monitor(ident, filter)
+
+    async def wait_kevent(
+        self,
+        ident: int,
+        filter: int,  # noqa: A002
+        abort_func: Callable[[Any], trio.lowlevel.Abort],
+    ) -> Any:
+        """As `trio.lowlevel.wait_kevent`."""
+        return await self._use_kevents().wait(ident, filter, abort_func)
 
     # -- sockets -----------------------------------------------------------------------
 

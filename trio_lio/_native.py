@@ -9,7 +9,7 @@ import errno
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import attrs
 
@@ -17,6 +17,7 @@ from ._faults import Faults
 from ._lio import ffi, lib
 
 __all__ = [
+    "ETIME",
     "BackendClosed",
     "BackendInfo",
     "BackendUnavailable",
@@ -35,6 +36,9 @@ __all__ = [
     "probe",
     "raise_contract_error",
 ]
+
+ETIME: Final = int(getattr(errno, "ETIME", errno.ETIMEDOUT))
+"""What an operation that is a time-out ends with (LIO_ETIME)."""
 
 
 class ContractError(RuntimeError):

@@ -36,7 +36,11 @@ FD_MAX = 2**31 - 1
 OFFSET_MAX = 2**63 - 1
 _UINT32_MAX = 2**32 - 1
 _TIMEOUT_MAX_NS = 2**63 - 1
-_AT_FDCWD = -100
+# Without these (macOS) the core makes sockets so by itself.
+_SOCKET_FLAGS = int(getattr(socket, "SOCK_NONBLOCK", 0)) | int(
+    getattr(socket, "SOCK_CLOEXEC", 0)
+)
+_AT_FDCWD = int(lib.LIO_PY_AT_FDCWD)
 
 
 class Ready(enum.IntFlag):
@@ -479,7 +483,7 @@ class Op:
             name="socket",
             opcode=lib.LIO_SOCKET,
             fd=_within(family, "family", 0, FD_MAX),
-            flags=kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            flags=kind | _SOCKET_FLAGS,
             offset=_within(proto, "proto", 0, FD_MAX),
         )
 
@@ -593,8 +597,9 @@ class Op:
     ) -> Self:
         """Looks at a file. Result: `os.stat_result`.
 
-        ``flags``: ``AT_SYMLINK_NOFOLLOW`` (0x100); ``AT_EMPTY_PATH`` (0x1000) with an empty
-        path looks at ``dir_fd`` itself. ``mask``: ``STATX_*``, all that `os.stat` has.
+        ``flags``, by their numbers on Linux: ``AT_SYMLINK_NOFOLLOW`` (0x100);
+        ``AT_EMPTY_PATH`` (0x1000) with an empty path looks at ``dir_fd`` itself; elsewhere
+        they are the platform's. ``mask``: ``STATX_*``, all that `os.stat` has.
         """
         return cls(
             name="statx",

@@ -30,6 +30,7 @@ import attrs
 from ._faults import Faults
 from ._flight import Flight, prepare, value_of
 from ._native import (
+    ETIME,
     BackendClosed,
     BackendInfo,
     BackendUnavailable,
@@ -67,6 +68,7 @@ __all__ = [
     "Full",
     "IoBackend",
     "IoUring",
+    "Kqueue",
     "NotInitialised",
     "Op",
     "OpCompleted",
@@ -497,7 +499,7 @@ class IoBackend:
         op = flight.op
         result = int(record.result)
         if result < 0:
-            if op.opcode == lib.LIO_TIMEOUT and result == -errno.ETIME:
+            if op.opcode == lib.LIO_TIMEOUT and result == -ETIME:
                 return OpCompleted(int(record.id), 0)
             return OpCompleted(int(record.id), None, _os_error(-result, op))
         value = value_of(flight, self._pool, result, int(record.data), int(record.detail))
@@ -635,8 +637,15 @@ class Sim(IoBackend):
         return fds[0], fds[1]
 
 
+class Kqueue(IoBackend):
+    """The backend ``"kqueue"``: as `Poller`, with kqueue (macOS, the BSDs; on Linux in builds
+    for tests)."""
+
+    backend_name = "kqueue"
+
+
 _CLASSES: dict[str, type[IoBackend]] = {
-    str(kind.backend_name): kind for kind in (IoUring, Poller, Sim)
+    str(kind.backend_name): kind for kind in (IoUring, Poller, Kqueue, Sim)
 }
 
 

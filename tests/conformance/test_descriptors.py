@@ -112,6 +112,10 @@ def test_fd_reused_while_the_old_file_lives_elsewhere(
     stranger.close()
     peer.send(b"not yours")
     theirs.send(b"yours")
+    if backend.name == "kqueue":
+        # It forgets a number that is closed, and tells nobody: the next use finds out.
+        assert backend.wait_timeout(0.1) == []
+        backend.release_fd(fd)
     done = collect(backend, [op_id])[op_id]
     if done.error is None:
         assert done.result == b"yours"

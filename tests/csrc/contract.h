@@ -27,6 +27,8 @@ static const contract_variant contract_variants[] = {
     {"epoll", "epoll", NULL, NULL},
     {"epoll_slow", "epoll", NULL, &slow},
     {"epoll_old", "epoll", "edge_triggered,pwait2,wipe_on_fork", NULL},
+    {"kqueue", "kqueue", NULL, NULL},
+    {"kqueue_old", "kqueue", "edge_triggered,user_event,wipe_on_fork", NULL},
     {"uring", "uring", NULL, NULL},
     {"uring_slow", "uring", NULL, &slow},
     {"uring_no_tables", "uring", "buf_ring,fixed_files", NULL},

@@ -214,7 +214,8 @@ def test_unknown_capability_in_the_test_switch_is_refused(
 
 def test_available_backends_are_named_in_order_of_preference() -> None:
     infos = trio_lio.available_backends()
-    assert [info.name for info in infos] == ["uring", "epoll"]
+    names = [info.name for info in infos]
+    assert names in (["uring", "epoll"], ["uring", "epoll", "kqueue"])  # the latter: for tests
     for info in infos:
         assert isinstance(info, trio_lio.BackendInfo)
         assert info.available is (info.reason == "") is (info.errno == 0)

@@ -524,8 +524,10 @@ def test_closed_socket(name: str, same_on_each: Compare) -> None:
 
 
 @pytest.mark.parametrize("name", ANY_CALL)
-def test_new_socket(name: str, same_on_each: Compare) -> None:
+def test_new_socket(name: str, backend: str, same_on_each: Compare) -> None:
     """Neither bound, connected nor listening."""
+    if (name, backend) == ("wait_writable", "kqueue"):
+        pytest.skip("an unconnected stream is hung up to Linux, and not writable to kqueue")
 
     async def case(pair: Pair) -> Any:
         with trio.socket.socket(pair.a.family, pair.a.type) as sock:
