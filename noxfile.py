@@ -33,6 +33,8 @@ nox.options.sessions = [
     "applications",
     "sanitize",
     "sanitize_python",
+    "kqueue",
+    "cross",
     "soak",
     "instructions",
 ]
@@ -48,6 +50,8 @@ TRIOS = {
     "oldest": [f"trio=={OLDEST_TRIO}", "trustme<1.2", "pyopenssl<25"],
 }
 BACKENDS = ["uring", "epoll"]
+# What anyio's own tests want besides anyio.
+ANYIO_NEEDS = ["psutil", "pytest-mock", "pytest-timeout", "truststore", "blockbuster"]
 
 _NOT_COPIED = shutil.ignore_patterns(
     ".git",
@@ -152,8 +156,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--no-cache", "--check", "--diff", ".")
     c_files = [
         str(path.relative_to(ROOT))
-        for folder in ("csrc", "tests/csrc")
-        for path in sorted((ROOT / folder).glob("*.[ch]"))
+        for folder in ("csrc", "tests/csrc", "tests/kqueue_on_linux")
+        for path in sorted((ROOT / folder).rglob("*.[ch]"))
     ]
     session.run("clang-format", "--dry-run", "-Werror", *c_files)
 
@@ -256,16 +260,20 @@ def sanitize_python(session: nox.Session) -> None:
     )
 
 
-def _trio_suite(session: nox.Session, which: str, backends: list[str]) -> None:
-    _install(session, "test", *TRIOS[which])
+def _run_trio_suite(session: nox.Session, backend: str, *more: str) -> None:
     suite = ROOT / "tests" / "trio_suite"
     plugins = ["trio._tests.pytest_plugin", "trio_suite_plugin"]
-    arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q", "--run-slow"]
+    arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "trio", "-q"]
     arguments += [word for plugin in plugins for word in ("-p", plugin)]
-    arguments += ["--skip-optional-imports", *session.posargs]
+    arguments += ["--skip-optional-imports", *more]
+    environment = {"PYTHONPATH": str(suite), "TRIO_SUITE_BACKEND": backend}
+    _pytest(session, *arguments, record=backend, **environment)
+
+
+def _trio_suite(session: nox.Session, which: str, backends: list[str]) -> None:
+    _install(session, "test", *TRIOS[which])
     for backend in backends:
-        environment = {"PYTHONPATH": str(suite), "TRIO_SUITE_BACKEND": backend}
-        _pytest(session, *arguments, record=backend, **environment)
+        _run_trio_suite(session, backend, "--run-slow", *session.posargs)
 
 
 @nox.session
@@ -300,8 +308,11 @@ def anyio_suite(session: nox.Session) -> None:
 
     In a network namespace of its own: what that needs, it says when it is missing.
     """
-    needs = "psutil pytest-mock pytest-timeout truststore blockbuster".split()
-    _install(session, "test", *needs)
+    _install(session, "test", *ANYIO_NEEDS)
+    _run_anyio_suite(session, BACKENDS, *session.posargs)
+
+
+def _run_anyio_suite(session: nox.Session, backends: list[str], *more: str) -> None:
     code = "from importlib.metadata import version; print(version('anyio'))"
     version = str(session.run("python", "-c", code, silent=True)).strip()
     place = _place(session) / "sdist"
@@ -311,11 +322,11 @@ def anyio_suite(session: nox.Session) -> None:
     shutil.unpack_archive(place / f"anyio-{version}.tar.gz", place)
     session.chdir(place / f"anyio-{version}")
     suite = ROOT / "tests" / "anyio_suite"
-    for backend in BACKENDS:
+    for backend in backends:
         _pytest(
             session,
-            *("-q", *session.posargs),
-            record=backend,
+            *("-q", *more),
+            record=f"anyio-{backend}",
             program=["python", str(suite / "private_network.py"), "pytest"],
             PYTHONPATH=str(suite),
             PYTEST_PLUGINS="anyio_suite_plugin",
@@ -330,6 +341,35 @@ def applications(session: nox.Session) -> None:
     copy = _install(session, "applications")
     config = ["-c", str(copy / "pyproject.toml"), "--rootdir", str(copy)]
     _pytest(session, *config, *(session.posargs or [str(copy / "tests" / "applications")]))
+
+
+@nox.session
+def kqueue(session: nox.Session) -> None:
+    """The backend kqueue: the tests, Trio's suite without the slow tests, anyio's suite. On
+    Linux it runs over the kqueue that the tests bring, which is strict there."""
+    if sys.platform.startswith("linux"):
+        prefix = _place(session) / "kqueue"
+        builder = ROOT / "tools" / "build_kqueue.py"
+        session.run(sys.executable, str(builder), str(prefix), external=True)
+        session.env["TRIO_LIO_KQUEUE"] = str(prefix)
+        session.env["KQUEUE_ON_LINUX_STRICT"] = "1"
+    copy = _install(session, "test", *ANYIO_NEEDS)
+    config = ["-c", str(copy / "pyproject.toml"), "--rootdir", str(copy)]
+    tests = [
+        str(copy / "tests" / name) for name in ("conformance", "trio", "test_platforms.py")
+    ]
+    chosen = ["-k", "kqueue or kevents or platforms", *session.posargs]
+    _pytest(session, *config, *chosen, *tests, record="tests")
+    _run_trio_suite(session, "kqueue", "-k", "not static_tool", *session.posargs)
+    if sys.platform.startswith("linux"):
+        _run_anyio_suite(session, ["kqueue"], *session.posargs)
+
+
+@nox.session
+def cross(session: nox.Session) -> None:
+    """The C core for all targets, with warnings as errors; its tests on arm64 and s390x."""
+    session.install("ziglang>=0.14")
+    session.run("python", str(ROOT / "tools" / "cross.py"), "--run", *session.posargs)
 
 
 @nox.session

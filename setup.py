@@ -10,16 +10,19 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-if not sys.platform.startswith("linux"):
+if not sys.platform.startswith(
+    ("linux", "darwin", "freebsd", "openbsd", "netbsd", "dragonfly")
+):
     raise SystemExit(
         f"trio-lio has no backend for {sys.platform} yet: it runs on Linux (io_uring and "
-        "epoll). macOS, the BSDs (kqueue) and Windows (IOCP) are planned."
+        "epoll), macOS and the BSDs (kqueue). Windows (IOCP) is planned."
     )
 
 REMEDY = (
     "Install a C compiler together with the headers of the C library and of Python, then try "
     "again: 'apt-get install gcc libc6-dev python3-dev' (Debian, Ubuntu), 'dnf install gcc "
-    "python3-devel' (Fedora), 'apk add gcc musl-dev python3-dev' (Alpine)."
+    "python3-devel' (Fedora), 'apk add gcc musl-dev python3-dev' (Alpine), 'xcode-select "
+    "--install' (macOS)."
 )
 
 

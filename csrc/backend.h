@@ -124,5 +124,9 @@ static inline void lio_relax(void)
 /* Closes what a completion brings that nobody will take: an accepted socket, an opened
  * file. */
 void lio_discard_result(uint8_t opcode, int64_t result);
+#if !defined(_WIN32)
+/* Closes the descriptors that a message brought. */
+void lio_discard_rights(void *control, size_t length);
+#endif
 
 #endif

@@ -14,6 +14,7 @@
 #else
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -287,6 +288,26 @@ void lio_discard_result(uint8_t opcode, int64_t result)
     (void)result;
 #endif
 }
+
+#if !defined(_WIN32)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-compare" /* in musl's CMSG_NXTHDR */
+void lio_discard_rights(void *control, size_t length)
+{
+    struct msghdr header = {.msg_control = control};
+    header.msg_controllen = (__typeof__(header.msg_controllen))length;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c != NULL; c = CMSG_NXTHDR(&header, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
+            int fd;
+            memcpy(&fd, (char *)c + at, sizeof fd);
+            close(fd);
+        }
+    }
+}
+#pragma GCC diagnostic pop
+#endif
 
 /* -- operations -------------------------------------------------------------------- */
 

@@ -600,7 +600,7 @@ static int64_t from_errno(int64_t answer)
     return answer < 0 ? -errno : answer;
 }
 
-static lio_attempt call_once(lio_backend *b, const lio_op *op, const lio_slot_extra *extra)
+static lio_attempt call_directly(lio_backend *b, const lio_op *op, const lio_slot_extra *extra)
 {
     int fd = (int)op->fd;
     b->stats.syscalls++;
@@ -655,23 +655,7 @@ lio_attempt lio_poller_try(lio_backend *b, uint32_t number, uint8_t traits)
         return move_between(b, slot);
 #endif
     default:
-        return call_once(b, op, extra);
-    }
-}
-
-/* The descriptors that a message brought. */
-static void discard_rights(const lio_slot *slot, const lio_msg *msg)
-{
-    struct msghdr header = {.msg_control = slot->op.control,
-                            .msg_controllen = msg->control_len};
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c != NULL; c = CMSG_NXTHDR(&header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
-            int fd;
-            memcpy(&fd, (char *)c + at, sizeof fd);
-            close(fd);
-        }
+        return call_directly(b, op, extra);
     }
 }
 
@@ -680,5 +664,6 @@ void lio_poller_discard(lio_backend *b, const lio_slot *slot)
     lio_discard_result(slot->op.opcode, slot->result);
     if (slot->op.opcode == LIO_RECVMSG && slot->op.control != NULL && slot->result >= 0 &&
         slot->detail >= 0)
-        discard_rights(slot, (const lio_msg *)(b->pool + slot->detail));
+        lio_discard_rights(slot->op.control,
+                           ((const lio_msg *)(b->pool + slot->detail))->control_len);
 }

@@ -553,16 +553,7 @@ static void discard_rights(const lio_slot *slot, const lio_slot_extra *extra)
     if (slot->op.opcode != LIO_RECVMSG || slot->op.control == NULL)
         return;
     lio_uring_read_msg(slot, extra, &msg);
-    struct msghdr header = {.msg_control = slot->op.control, .msg_controllen = msg.control_len};
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c != NULL; c = CMSG_NXTHDR(&header, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
-            int fd;
-            memcpy(&fd, (char *)c + at, sizeof fd);
-            close(fd);
-        }
-    }
+    lio_discard_rights(slot->op.control, msg.control_len);
 }
 
 /* Throws away what is done; returns whether anything is still with the kernel. */

@@ -186,6 +186,7 @@ def main() -> None:
     how.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
     how.add_argument("--thread", action="store_true", help="with TSan, what has threads")
     how.add_argument("--valgrind", action="store_true", help="under valgrind")
+    parser.add_argument("--run-with", metavar="EMULATOR", help="for another processor")
     parser.add_argument("--build", type=Path, help="where to build; kept")
     parser.add_argument("programs", nargs="*", metavar="PROGRAM[:TEST]", help="which ones")
     options = parser.parse_args()
@@ -194,6 +195,9 @@ def main() -> None:
     if not tests:
         fail(f"no tests in {ROOT / 'tests' / 'csrc'}")
     flags, wrapper, name = list(FLAGS), [], "plain"
+    if options.run_with:
+        wrapper = [options.run_with]
+        name = Path(options.run_with).name
     if options.sanitize:
         check_sanitizers(cc, SANITIZE)
         flags += SANITIZE

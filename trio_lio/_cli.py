@@ -170,6 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ._doctor import doctor
 
         return doctor(as_json=options.json)
+    if options.command in ("demo", "bench") and not sys.platform.startswith("linux"):
+        # The load generator is built on epoll, the counter of system calls on ptrace.
+        print(
+            f"trio-lio: {options.command} measures with tools of Linux: it runs there only",
+            file=sys.stderr,
+        )
+        return 1
     if options.command == "demo":
         from ._demo import Plan, demo
 

@@ -30,6 +30,7 @@ POSIX = [
     "sim_objects.c",
     "sim_wait.c",
 ]
+KQUEUE = ["poller_kqueue.c"]
 LINUX = [
     "uring.c",
     "uring_complete.c",
@@ -233,7 +234,7 @@ def make() -> FFI:
         headers += ["floor_server.h", "load_generator.h", "syscall_count.h"]
     kqueue = kqueue_arguments() or {"compile": [], "link": []}
     if kqueue["compile"]:
-        sources.append("poller_kqueue.c")
+        sources += KQUEUE
     builder.cdef("\n".join(declarations(CSRC / name) for name in headers))
     builder.cdef(GLUE_DECLARATIONS)
     arguments = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-pthread"]

@@ -133,7 +133,7 @@ static void test_more_messages_than_places(void)
             to[0] = addr;
             CHECK_EQ(lio_flush(h->b), 1);
         }
-        MUST(sendto(fds[0], "abcdefgh" + i % 8, 1, 0, (struct sockaddr *)&addr, sizeof addr) ==
+        MUST(sendto(fds[0], &"abcdefgh"[i % 8], 1, 0, (struct sockaddr *)&addr, sizeof addr) ==
              1);
     }
     /* A descriptor is closed while there is no place left. */

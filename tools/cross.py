@@ -1,0 +1,117 @@
+"""Compiles the C core for other systems, and runs its tests on other processors.
+
+Needs the package ziglang, which brings a compiler and the headers of all targets. With
+``--run``, the C tests of the poller are also linked for the Linux targets for which there is
+an emulator (qemu-user), and run there: one of them is big-endian.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror"]
+LINUX = [
+    *("x86_64-linux-gnu", "x86_64-linux-musl", "aarch64-linux-gnu", "aarch64-linux-musl"),
+    *("riscv64-linux-gnu", "riscv64-linux-musl", "s390x-linux-gnu", "s390x-linux-musl"),
+]
+KQUEUE = [
+    *("aarch64-macos", "x86_64-macos", "x86_64-freebsd", "aarch64-freebsd"),
+    *("x86_64-openbsd", "aarch64-openbsd", "x86_64-netbsd", "aarch64-netbsd"),
+]
+EMULATED = {
+    "aarch64-linux-musl": ("qemu-aarch64-static", "qemu-aarch64"),
+    "s390x-linux-musl": ("qemu-s390x-static", "qemu-s390x"),
+}
+# What an emulator of system calls does not do as a kernel does: these look at limits of
+# descriptors and at which thread a signal goes to.
+NOT_EMULATED = {"test_contract_fds", "test_contract_wait", "test_no_memory"}
+
+
+def sources_of(target: str) -> tuple[list[str], list[str]]:
+    """What is built there, and with which further flags: as trio_lio/_ffi_build.py says, which
+    cannot be imported without cffi."""
+    lists: dict[str, list[str]] = {}
+    for line in ast.parse((ROOT / "trio_lio" / "_ffi_build.py").read_text()).body:
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.List):
+            [name] = line.targets
+            lists[ast.unparse(name)] = ast.literal_eval(line.value)
+    common = lists["PORTABLE"] + lists["POSIX"]
+    if target in KQUEUE:
+        return common + lists["KQUEUE"], ["-DLIO_KQUEUE"]
+    return common + lists["LINUX"], []
+
+
+def compile_for(target: str, folder: Path) -> str:
+    """The compiler's complaints, or nothing."""
+    names, flags = sources_of(target)
+    # Without assertions it must not complain, either; once for each set of files will do.
+    ways = ["-UNDEBUG", "-DNDEBUG"] if target in (LINUX[0], KQUEUE[0]) else ["-UNDEBUG"]
+    said = ""
+    for name in names:
+        for assertions in ways:
+            command = [
+                *(sys.executable, "-m", "ziglang", "cc", "-target", target, *FLAGS, *flags),
+                *(assertions, "-c", str(ROOT / "csrc" / name)),
+                *("-o", str(folder / f"{target}-{name}.o")),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                said += done.stderr
+    return said
+
+
+def run_tests(target: str, folder: Path) -> int | None:
+    """The exit code of the C tests under an emulator; None: there is none."""
+    emulator = next(filter(None, map(shutil.which, EMULATED[target])), None)
+    if emulator is None:
+        print(
+            f"{target}: no {' or '.join(EMULATED[target])} (apt-get install qemu-user-static)"
+        )
+        return None
+    compiler = f"{sys.executable} -m ziglang cc -target {target} -static"
+    archiver = f"{sys.executable} -m ziglang ar"
+    tests = sorted(test.stem for test in (ROOT / "tests" / "csrc").glob("test_*.c"))
+    print(f"{target}: C tests with {emulator}", flush=True)
+    command = [sys.executable, str(ROOT / "tools" / "build_ctests.py")]
+    command += ["--build", str(folder / target), "--run-with", emulator]
+    command += [test for test in tests if test not in NOT_EMULATED]
+    return subprocess.run(
+        command, env={**os.environ, "CC": compiler, "AR": archiver}
+    ).returncode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", action="store_true", help="also run tests, with qemu-user")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
+    options = parser.parse_args()
+    targets = options.targets or [*LINUX, *KQUEUE]
+    started = time.monotonic()
+    failed = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            said_of = pool.map(lambda target: compile_for(target, folder), targets)
+            for target, said in zip(targets, said_of, strict=True):
+                print(f"{target:<22} {'FAILED' if said else 'ok'}\n{said}".rstrip(), flush=True)
+                failed += bool(said)
+        ran = [run_tests(t, folder) for t in targets if options.run and t in EMULATED]
+    failed += sum(code not in (0, None) for code in ran)
+    seconds = time.monotonic() - started
+    passed = len(targets) + len(ran) - failed - ran.count(None)
+    print(f"=== cross: {failed} failed, {passed} passed in {seconds:.2f}s ===")
+    sys.exit(failed != 0)
+
+
+if __name__ == "__main__":
+    main()
