@@ -322,7 +322,7 @@ static void expire_timers(lio_backend *b)
         return;
     int64_t now = lio_sim_now(b);
     while (lio_timers_first(timers) <= now)
-        finish(b, timers->timers[0].number, -ETIME, -1, -1);
+        finish(b, timers->timers[0].number, -LIO_ETIME, -1, -1);
 }
 
 static void retry(lio_backend *b)
