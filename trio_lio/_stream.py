@@ -28,21 +28,32 @@ _receive, _send = lib.lio_py_receive, lib.lio_py_send_all
 _SIZE_MAX = 0x7FFFFFFF
 
 
+# Both methods begin with what `manager_of` and `LioIOManager.take` do in the usual case, and
+# look the thread's context up once: each call and each look would cost more than the C does.
+
+
 @trio.lowlevel.enable_ki_protection
 async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
     if max_bytes is None:
         max_bytes = DEFAULT_RECEIVE_SIZE
     sock = self.socket
-    manager = manager_of(sock) if type(sock) is SocketType else None
+    context = run_context.__dict__
+    manager = context["runner"].io_manager if "runner" in context else None
+    if type(sock) is not SocketType:
+        manager = None
+    elif manager is None or sock._lio_manager is not manager:
+        manager = manager_of(sock)
     if manager is None or type(max_bytes) is not int or not 0 < max_bytes <= _SIZE_MAX:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
     fd = sock._sock.fileno()
     if fd < 0:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
-    op = manager.take(KIND_RECEIVE)
+    free = manager.free
+    op = free.pop() if free else manager.take(KIND_RECEIVE)
+    op.kind = KIND_RECEIVE
     code = _receive(manager.handle, op.id, fd, max_bytes)
     if code == 0:
-        op.task = run_context.task
+        op.task = context["task"]
     else:
         op = manager.push_again(
             op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
@@ -57,7 +68,12 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
 @trio.lowlevel.enable_ki_protection
 async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
     sock = self.socket
-    manager = manager_of(sock) if type(sock) is SocketType else None
+    context = run_context.__dict__
+    manager = context["runner"].io_manager if "runner" in context else None
+    if type(sock) is not SocketType:
+        manager = None
+    elif manager is None or sock._lio_manager is not manager:
+        manager = manager_of(sock)
     detector = self._send_conflict_detector
     if manager is None or sock._did_shutdown_SHUT_WR or detector._held or not data:
         return await trio_method["send_all"](self, data)  # type: ignore[no-any-return]
@@ -67,12 +83,14 @@ async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
     detector._held = True
     try:
         memory = data if type(data) is bytes else ffi.from_buffer(memoryview(data))
-        op = manager.take(KIND_SEND_ALL)
+        free = manager.free
+        op = free.pop() if free else manager.take(KIND_SEND_ALL)
+        op.kind = KIND_SEND_ALL
         op.keep = memory
         op.want = length = len(memory)
         code = _send(manager.handle, op.id, fd, memory, length)
         if code == 0:
-            op.task = run_context.task
+            op.task = context["task"]
         else:
             op = manager.push_again(
                 op, code, partial(_send, manager.handle, op.id, fd, memory, length)
