@@ -1,11 +1,13 @@
 """Writes what ``python -m trio_lio bench`` measured into the documentation and the README.
 
-Usage: performance_tables.py bench.json... Several files are the works of one commit, measured
-one after another. Every figure comes from them, the ones that miss their target too.
+Usage: performance_tables.py [--note TEXT] bench.json... Several files are the works of one
+commit, measured one after another. Every figure comes from them, the ones that miss their
+target too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -99,7 +101,7 @@ def write_documentation(found: Any) -> None:
     summary = f"{sum(reached)} of {len(reached)} targets were reached."
     parts = [
         ".. Written by tools/performance_tables.py.",
-        f"Measured on {where(found['stamp'])}. {summary}",
+        f"Measured on {where(found['stamp'])}.{found['note']} {summary}",
         targets_table(found),
         "Everybody at an echo of 1 KiB on 50 connections, medians:",
         everybody_table(found),
@@ -119,8 +121,8 @@ def write_readme(found: Any) -> None:
                 f"| {what} | {f['subject']} | {value} | {against} | {ratio(f['figure'])} |"
             )
     text = (
-        f"Medians of ratios within each round, the ones that are nothing to boast of too: "
-        f"{where(found['stamp'])}. All rows, the targets and what was missed stand in "
+        f"Medians of the ratios within each round: {where(found['stamp'])}.{found['note']} All "
+        "rows, the targets and what was missed stand in "
         "[docs/performance.rst](docs/performance.rst); `python3 -m trio_lio bench` measures on "
         "your machine.\n\n" + "\n".join(lines)
     )
@@ -133,6 +135,10 @@ def merged(paths: list[str]) -> Any:
     """The files as one; they have to be of one commit, on one machine."""
     found = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
     first = found[0]
+    rounds = sorted({one["stamp"]["rounds"] for one in found})
+    first["stamp"]["rounds"] = " to ".join(
+        str(number) for number in (rounds[0], *rounds[1:][-1:])
+    )
     for other in found[1:]:
         for what in ("commit", "kernel", "cpu", "python", "versions"):
             if other["stamp"][what] != first["stamp"][what]:
@@ -143,6 +149,11 @@ def merged(paths: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    results = merged(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--note", default="", help="how it was measured, if that needs saying")
+    parser.add_argument("files", nargs="+")
+    options = parser.parse_args()
+    results = merged(options.files)
+    results["note"] = f" {options.note}" if options.note else ""
     write_documentation(results)
     write_readme(results)
