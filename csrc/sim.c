@@ -551,7 +551,6 @@ static int open_all(lio_backend *b, lio_sim *sim)
     b->pool = pool;
     b->pool_size = 2 * LIO_ARENA_SIZE + b->pool_reserve;
     b->receive_max = LIO_RECEIVE_MAX;
-    b->spin.limit_ns = 0; /* it knows when the next thing happens */
     return 0;
 }
 
