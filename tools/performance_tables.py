@@ -46,7 +46,7 @@ def where(stamp: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {v}" for name, v in stamp["versions"].items() if v)
     return (
         f"{stamp['kernel']}, {stamp['cpu']} ({stamp['cpus']} CPUs), {stamp['python']}, "
-        f"{versions}, commit {(stamp['commit'] or 'unknown')[:12]}, {stamp['date'][:10]}, "
+        f"{versions}, {stamp['date'][:10]}, "
         f"{stamp['rounds']} rounds of {stamp['seconds']:g} s"
     )
 
