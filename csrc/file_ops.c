@@ -10,6 +10,11 @@
 #endif
 #include <sys/types.h>
 #include <sys/uio.h>
+#if defined(__linux__)
+#include <sys/sendfile.h>
+#else
+#include <sys/socket.h>
+#endif
 #include <unistd.h>
 
 #include "file_pool.h"
@@ -146,8 +151,34 @@ static int64_t query(const lio_op *op)
 }
 #endif
 
+#if defined(LIO_HAS_SENDFILE)
+static int64_t send_file(const lio_op *op, size_t length)
+{
+    int from = (int)op->fd, to = (int)op->fd2;
+#if defined(__APPLE__)
+    off_t sent = (off_t)length;
+    int answer = sendfile(from, to, op->offset, &sent, NULL, 0);
+#elif defined(__FreeBSD__)
+    off_t sent = 0;
+    int answer = sendfile(from, to, op->offset, length, NULL, &sent, 0);
+#else
+    off_t offset = op->offset;
+    int64_t sent = sendfile(to, from, &offset, length);
+    int answer = sent < 0 ? -1 : 0;
+#endif
+    /* What went before a socket was full, went. */
+    return answer == 0 || sent > 0 ? (int64_t)sent : -1;
+}
+#endif
+
 static int64_t move_between(const lio_op *op)
 {
+#if defined(LIO_HAS_SENDFILE)
+    struct stat st;
+    if (op->opcode == LIO_SPLICE && op->offset >= 0 && op->offset2 < 0 &&
+        fstat((int)op->fd2, &st) == 0 && S_ISSOCK(st.st_mode))
+        return send_file(op, op->len > LENGTH_MAX ? LENGTH_MAX : (size_t)op->len);
+#endif
 #if defined(__linux__)
     loff_t from = op->offset, to = op->offset2;
     /* Never wait for a pipe here: that is the poller's to do. */

@@ -14,6 +14,12 @@
 
 #define LIO_FILE_THREADS 8u
 
+/* sendfile(2): LIO_SPLICE from a file to a socket, where it goes without a pipe. (On Linux it
+ * stands in for those of macOS and FreeBSD, in the tests of backend "kqueue".) */
+#if defined(__APPLE__) || defined(__FreeBSD__) || (defined(__linux__) && defined(LIO_KQUEUE))
+#define LIO_HAS_SENDFILE 1
+#endif
+
 typedef struct lio_file_pool lio_file_pool;
 
 enum lio_job_state { LIO_JOB_IDLE, LIO_JOB_QUEUED, LIO_JOB_RUNNING, LIO_JOB_FINISHED };

@@ -546,7 +546,7 @@ bool lio_poller_try_cached(lio_backend *b, lio_slot *slot, int64_t *result)
 
 /* -- between two descriptors ------------------------------------------------------- */
 
-#if defined(__linux__)
+#if defined(__linux__) || defined(LIO_HAS_SENDFILE)
 static bool is_file(lio_backend *b, int fd)
 {
     struct stat st;
@@ -577,8 +577,10 @@ static lio_attempt move_between(lio_backend *b, lio_slot *slot)
         slot->stage = LIO_STAGE_NEW; /* the pool found a pipe that was not ready */
         return wait_for_either(b, op);
     }
-    if (!tees && (is_file(b, from) || is_file(b, to)))
+    if (!tees && (is_file(b, from) || is_file(b, to))) {
+        no_sigpipe(b, to);
         return undone(LIO_BLOCKS, LIO_READER);
+    }
     /* SPLICE_F_NONBLOCK is about pipes; the other end goes by its own mode. */
     int from_flags = tees ? -1 : unblock(b, from);
     int to_flags = tees ? -1 : unblock(b, to);
@@ -649,7 +651,7 @@ lio_attempt lio_poller_try(lio_backend *b, uint32_t number, uint8_t traits)
     case LIO_POLL:
         due = lio_poller_level(b, (int)op->fd, op->flags);
         return due == 0 ? undone(LIO_NOT_READY, LIO_READER) : done(due);
-#if defined(__linux__)
+#if defined(__linux__) || defined(LIO_HAS_SENDFILE)
     case LIO_TEE:
     case LIO_SPLICE:
         return move_between(b, slot);

@@ -116,8 +116,12 @@ bool lio_poller_supports(const lio_backend *b, const lio_op *op)
     if (op->opcode == LIO_OPCODE_COUNT)
         return false;
 #if !defined(__linux__)
-    if (op->opcode == LIO_TEE || op->opcode == LIO_SPLICE)
+    if (op->opcode == LIO_TEE)
         return false;
+#if !defined(LIO_HAS_SENDFILE)
+    if (op->opcode == LIO_SPLICE)
+        return false;
+#endif
 #endif
     return !lio_opcode_is_file(op->opcode) || lio_poller_of(b)->files != NULL;
 }

@@ -45,7 +45,7 @@ COPIED_MAX = 128 * 1024
 # What is cached is copied in the loop's thread: others get their turn after so many bytes.
 _PIECE = 2 * 1024 * 1024
 _UNKNOWN_SIZE = 8192  # the first read of a file that says it is empty, such as those in /proc
-_AT_EMPTY_PATH = 0x1000
+_AT_EMPTY_PATH = int(lib.LIO_PY_AT_EMPTY_PATH)
 _STATX_SIZE = 0x200
 _STATX_SIZE_AT = 40
 

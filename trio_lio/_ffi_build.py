@@ -49,7 +49,8 @@ LINUX = [
 # Flat functions for the hot path: filling a struct field by field from Python would cost
 # more than the operation.
 GLUE_DECLARATIONS = """
-static const int LIO_PY_AT_FDCWD;
+static const int LIO_PY_AT_FDCWD, LIO_PY_AT_SYMLINK_NOFOLLOW, LIO_PY_AT_REMOVEDIR,
+    LIO_PY_AT_NO_AUTOMOUNT, LIO_PY_AT_EMPTY_PATH;
 int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len);
 int lio_py_send_all(lio_backend *backend, uint64_t id, int fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
@@ -72,12 +73,25 @@ GLUE = """
 #include "load_generator.h"
 #include "syscall_count.h"
 
-#if defined(_WIN32)
-static const int LIO_PY_AT_FDCWD = -100;
-#else
+#if !defined(_WIN32)
 #include <fcntl.h>
-static const int LIO_PY_AT_FDCWD = AT_FDCWD;
 #endif
+#if !defined(AT_FDCWD)
+#define AT_FDCWD (-100)
+#define AT_SYMLINK_NOFOLLOW 0x100
+#define AT_REMOVEDIR 0x200
+#endif
+#if !defined(AT_NO_AUTOMOUNT)
+#define AT_NO_AUTOMOUNT 0
+#endif
+#if !defined(AT_EMPTY_PATH)
+#define AT_EMPTY_PATH 0x1000 /* as in file_ops.c */
+#endif
+static const int LIO_PY_AT_FDCWD = AT_FDCWD;
+static const int LIO_PY_AT_SYMLINK_NOFOLLOW = AT_SYMLINK_NOFOLLOW;
+static const int LIO_PY_AT_REMOVEDIR = AT_REMOVEDIR;
+static const int LIO_PY_AT_NO_AUTOMOUNT = AT_NO_AUTOMOUNT;
+static const int LIO_PY_AT_EMPTY_PATH = AT_EMPTY_PATH;
 
 static int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len)
 {

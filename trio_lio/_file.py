@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncFile", "open_file"]
 
-_AT_FDCWD = -100
+_AT_FDCWD = int(lib.LIO_PY_AT_FDCWD)
 _NEWLINES = (None, "", "\n", "\r", "\r\n")
 _FLAGS = {
     "r": 0,

@@ -27,10 +27,10 @@ from ._trio_compat import TrioPath, must_not_begin
 
 __all__ = ["Path"]
 
-_AT_FDCWD = -100
-_AT_SYMLINK_NOFOLLOW = 0x100
-_AT_REMOVEDIR = 0x200
-_AT_NO_AUTOMOUNT = 0x800
+_AT_FDCWD = int(lib.LIO_PY_AT_FDCWD)
+_AT_SYMLINK_NOFOLLOW = int(lib.LIO_PY_AT_SYMLINK_NOFOLLOW)
+_AT_REMOVEDIR = int(lib.LIO_PY_AT_REMOVEDIR)
+_AT_NO_AUTOMOUNT = int(lib.LIO_PY_AT_NO_AUTOMOUNT)
 _STATX_BASIC_STATS = 0x7FF
 
 # What the questions of pathlib (exists, is_dir, ...) answer with False.

@@ -2,8 +2,9 @@
 
 On Linux the bytes go from the file into a pipe and from the pipe into the socket, both by
 splice: the pages themselves move. Both are operations, so that neither the disk nor the peer
-is ever waited for by the loop's thread. Where there is no socket beneath a stream (TLS), the
-file is read and the stream sends.
+is ever waited for by the loop's thread. macOS and FreeBSD send from a file to a socket at once.
+Where there is no socket beneath a stream (TLS), or no such call, the file is read and the
+stream sends.
 """
 
 from __future__ import annotations
@@ -132,6 +133,31 @@ async def _by_splice(
     return sent
 
 
+async def _by_sendfile(
+    manager: LioIOManager, sock: int, fd: int, offset: int, left: int
+) -> int | None:
+    """The same where a splice goes from a file to a socket without a pipe (macOS, FreeBSD).
+    None: it does not."""
+    sent = 0
+    try:
+        while left:
+            try:
+                moved = await _splice(manager, fd, offset, sock, min(left, _PIPE_SIZE), 0)
+            except OSError as exc:
+                if sent == 0 and exc.errno in (errno.EINVAL, errno.ENOTSUP):
+                    return None
+                raise
+            if moved == 0:
+                break
+            offset += moved
+            left -= moved
+            sent += moved
+    except trio.Cancelled:
+        if not sent:
+            raise
+    return sent
+
+
 async def _read(fd: int, size: int, offset: int) -> bytes:
     if current_manager() is None:
         return await trio.to_thread.run_sync(os.pread, fd, size, offset)
@@ -210,7 +236,10 @@ async def _send(target: Any, fd: int, offset: int, left: int) -> int:
     if type(target) is SocketType:
         manager = manager_of(target) if target.type == socket.SOCK_STREAM else None
         if manager is not None:
-            sent = await _by_splice(manager, target.fileno(), fd, offset, left)
+            direct = manager.name == "kqueue"
+            sent = await (_by_sendfile if direct else _by_splice)(
+                manager, target.fileno(), fd, offset, left
+            )
             if sent is not None:
                 return sent
     elif not hasattr(target, "send_all"):
