@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -81,6 +83,30 @@ static inline int64_t check_now(void)
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return ts.tv_sec * SECOND + ts.tv_nsec;
+}
+
+/* Emulators of user mode say that memory will be wiped in a child, and do not wipe it. */
+static inline bool forks_truly(void)
+{
+#if defined(MADV_WIPEONFORK)
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    char *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(page != MAP_FAILED);
+    bool promised = madvise(page, size, MADV_WIPEONFORK) == 0;
+    *page = 1;
+    int status;
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0)
+        _exit(*page);
+    MUST(waitpid(child, &status, 0) == child);
+    munmap(page, size);
+    if (promised && status != 0) {
+        printf("skipped: memory is not wiped in a child, although madvise said so\n");
+        return false;
+    }
+#endif
+    return true;
 }
 
 /* -- a backend, and what it said --------------------------------------------------- */

@@ -360,11 +360,10 @@ static void test_transfers_wait(void)
              (lio_op){.opcode = LIO_WRITE, .fd = pipes[1], .buf = block, .len = sizeof block});
         still_waits(h, 5);
         set_blocking(pipes[0], false);
-        size_t total = 0;
         int64_t until = check_now() + 5 * SECOND;
         while (!h->of[5].done && check_now() < until) {
-            ssize_t count = read(pipes[0], block, sizeof block);
-            total += count > 0 ? (size_t)count : 0;
+            while (read(pipes[0], block, sizeof block) > 0)
+                continue;
             harness_wait(h, 1 * MS);
         }
         CHECK(harness_result(h, 5) > 0);
@@ -473,7 +472,7 @@ static void test_growing_with_operations_in_flight(void)
     CHECK_EQ(lio_grow(h->b, 0), 0);
     CHECK_EQ(lio_grow(h->b, UINT32_MAX), -EINVAL);
     for (uint64_t i = 0; i < PAIRS; i++) {
-        MUST(write(fds[i][1], "abcdefgh" + i, 1) == 1);
+        MUST(write(fds[i][1], &"abcdefgh"[i], 1) == 1);
         CHECK_EQ(harness_result(h, i), 1);
         CHECK_EQ(bytes[i], "abcdefgh"[i]);
     }
@@ -635,6 +634,8 @@ static void in_child(harness *h, int fd)
  * alone, and the parent goes on as if nothing had been. */
 static void test_fork(void)
 {
+    if (!forks_truly())
+        return;
     harness *h = contract_open(64);
     int fds[2], other[2];
     make_pair(fds);

@@ -6,6 +6,9 @@
 
 #include "check.h"
 
+#if !defined(RENAME_NOREPLACE) /* musl */
+#define RENAME_NOREPLACE 1
+#endif
 #define THREADS_MAX 8
 
 /* A directory of the test's own. */
