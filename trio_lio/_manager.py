@@ -261,7 +261,10 @@ class LioIOManager:
     ) -> None:
         if name is None:
             return  # for_new_run made it
-        handle = create(name, None if injected is None else injected.settings)
+        if injected is None:
+            handle = create(name)
+        else:
+            handle = create(name, injected.settings, injected.seed)
         code = lib.lio_init(handle, capacity)
         if code != 0:
             raise_unavailable(name, code)

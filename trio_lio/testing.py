@@ -19,12 +19,21 @@ import trio
 from . import _faults
 from ._faults import FaultCounts, Faults, Injected
 from ._install import installed
+from ._sim_stream import SimulatedStream, simulated_stream_pair
 from .backends import Sim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FaultCounts", "Faults", "Injected", "Sim", "faults"]
+__all__ = [
+    "FaultCounts",
+    "Faults",
+    "Injected",
+    "Sim",
+    "SimulatedStream",
+    "faults",
+    "simulated_stream_pair",
+]
 
 
 def new_seed() -> int:
@@ -40,7 +49,7 @@ def faults(
 
     Args:
       seed: decides what goes wrong. `None`: a new one each time, to be found in the result.
-      backend: as for `trio_lio.install`.
+      backend: as for `trio_lio.install`. On ``"sim"`` the seed is the simulated kernel's too.
       chances: ``short_io``, ``reset``, ``delay``, ``cancel_race``, ``interrupt``,
         ``overflow``, ``latency``, with the meaning and the defaults of `Faults`. Without
         any of them everything goes wrong now and then but resets, which have to be asked for,

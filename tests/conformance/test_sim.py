@@ -345,6 +345,17 @@ def test_the_order_is_the_seeds() -> None:
     assert [order(seed) for seed in SEEDS] == orders
 
 
+def test_receives_of_one_descriptor_take_turns(sim: Sim) -> None:
+    left, right = sim.socketpair()
+    ids = range(20)
+    for op_id in ids:
+        sim.push(op_id, Op.recv(right, 1))
+    sim.flush()
+    sim.push(20, Op.send(left, bytes(ids), all=True))
+    done = collect(sim, [*ids, 20])
+    assert b"".join(done[op_id].result for op_id in ids) == bytes(ids)
+
+
 @pytest.mark.parametrize("faults", [None, ROUGH], ids=["sim", "sim with faults"])
 def test_same_seed_same_run(faults: Faults | None) -> None:
     runs = [program(seed, faults) for seed in SEEDS]
