@@ -7,7 +7,8 @@
  * hold the other end of a pair. These are real and stay real. An operation on one of them is
  * one attempt of a system call that does not block (lio_poller_try), with poll(2) to tell
  * when it is worth another; what is adversarial is *when* and in which order. Regular files
- * are worked on in place: this backend is for tests, and may block for a disk.
+ * are worked on in place: this backend is for tests, and may block for a disk. (Only an open
+ * of a FIFO, which waits for its other end, is a thread's.)
  *
  * What lio_sim_socket, lio_sim_pair, lio_sim_pipe and lio_sim_open make exists in this process
  * only: sockets with addresses, pipes, files, in plain memory, down to the size of each buffer
@@ -44,6 +45,7 @@
 #include <unistd.h>
 
 #define RETRY_NS INT64_C(1000000)
+#define CLOSE_PATIENCE_NS INT64_C(10000000000)
 
 int64_t lio_sim_now(const lio_backend *b)
 {
@@ -190,7 +192,7 @@ static bool is_first(lio_backend *b, uint32_t number)
     return true;
 }
 
-/* An open of a FIFO waits for its other end, and would stop everything. */
+/* An open of a FIFO waits for its other end, and would stop everything: a thread does it. */
 static bool opens_fifo(lio_backend *b, const lio_op *op)
 {
     struct stat st;
@@ -203,7 +205,7 @@ static bool opens_fifo(lio_backend *b, const lio_op *op)
 static lio_attempt perform(lio_backend *b, lio_slot *slot)
 {
     if (opens_fifo(b, &slot->op))
-        return sim_done(-ENOTSUP);
+        return (lio_attempt){.verdict = LIO_BLOCKS};
     b->stats.syscalls++;
     int64_t result = lio_file_perform(&slot->op, slot->moved);
     if (result == -EAGAIN && lio_opcode_has_fd2(slot->op.opcode)) {
@@ -239,6 +241,36 @@ static lio_attempt attempt(lio_backend *b, uint32_t number)
     return tried.verdict == LIO_BLOCKS ? perform(b, slot) : tried;
 }
 
+static bool give_to_pool(lio_backend *b, uint32_t number)
+{
+    lio_poller *p = &lio_sim_of(b)->attempts;
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    lio_file_job *job = lio_poller_job_of(b, number);
+    job->op = slot->op;
+    job->moved = 0;
+    job->number = number;
+    int error = lio_file_job_prepare(job);
+    if (error == 0)
+        error = lio_file_pool_add(p->files, job);
+    if (error != 0) {
+        finish(b, number, error, -1, -1);
+        return true;
+    }
+    slot->by_number |= SIM_MARK_JOB;
+    p->jobs++;
+    return false;
+}
+
+static void take_finished(lio_backend *b)
+{
+    lio_poller *p = &lio_sim_of(b)->attempts;
+    lio_file_job *job;
+    while (p->jobs != 0 && (job = lio_file_pool_take(p->files)) != NULL) {
+        p->jobs--;
+        finish(b, job->number, job->result, -1, -1);
+    }
+}
+
 /* Tries an operation; whether anything came of it. */
 static bool run_one(lio_backend *b, uint32_t number)
 {
@@ -271,9 +303,9 @@ static bool run_one(lio_backend *b, uint32_t number)
             sim->retry_at = lio_now() + RETRY_NS;
         return false;
     case LIO_BLOCKS:
-        break;
+        return give_to_pool(b, number);
     }
-    assert(!"a verdict of an operation that never blocks");
+    assert(!"a verdict");
     return false;
 }
 
@@ -344,7 +376,7 @@ static bool pass(lio_backend *b)
     for (uint32_t n = sim->pending.head; n != LIO_NO_SLOT;
          n = lio_slot_at(&b->store, n)->next) {
         const lio_slot *slot = lio_slot_at(&b->store, n);
-        if (!(slot->by_number & (SIM_MARK_WAITS | SIM_MARK_LATER)))
+        if (!(slot->by_number & (SIM_MARK_WAITS | SIM_MARK_LATER | SIM_MARK_JOB)))
             sim->order[count++] = n;
     }
     for (uint32_t i = count; i > 1; i--) {
@@ -396,6 +428,7 @@ static int go_on(lio_backend *b)
     verify_waiting(b);
     do {
         error = take_queued(b);
+        take_finished(b);
         retry(b);
         progress = error == 0 && pass(b);
         if (progress)
@@ -492,6 +525,12 @@ static int sim_submit(lio_backend *b)
 
 static int sim_cancel(lio_backend *b, uint32_t number)
 {
+    lio_poller *p = &lio_sim_of(b)->attempts;
+    if (lio_slot_at(&b->store, number)->by_number & SIM_MARK_JOB) {
+        if (!lio_file_pool_cancel(p->files, lio_poller_job_of(b, number)))
+            return 0; /* runs, and ends by itself */
+        p->jobs--;
+    }
     finish_early(b, number, -ECANCELED);
     return 0;
 }
@@ -544,6 +583,9 @@ static int open_all(lio_backend *b, lio_sim *sim)
         error = lio_sim_open_bells(b, sim);
     if (error != 0)
         return error;
+    sim->attempts.files = lio_file_pool_new(lio_sim_job_done, sim);
+    if (sim->attempts.files == NULL)
+        return -ENOMEM;
     void *pool = mmap(NULL, 2 * LIO_ARENA_SIZE + b->pool_reserve, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pool == MAP_FAILED)
@@ -592,11 +634,14 @@ static int sim_init(lio_backend *b)
     sim->virtual_time = b->virtual_time;
     sim->retry_at = sim->watched_until = INT64_MAX;
     sim->wake_read = sim->nudge[0] = sim->nudge[1] = -1;
+    sim->job_bell[0] = sim->job_bell[1] = -1;
     b->spin.limit_ns = 0; /* speed is no matter here */
     sim->attempts.guard_sigpipe = lio_sigpipe_kills();
     b->state = sim;
     int error = open_all(b, sim);
     if (error != 0) {
+        if (sim->attempts.files != NULL)
+            lio_file_pool_close(sim->attempts.files, 0);
         free_all(b, sim);
         if (b->wake_fd >= 0)
             close(b->wake_fd); /* another try makes its own */
@@ -631,15 +676,34 @@ static void sim_handed_out(lio_backend *b)
     }
 }
 
+/* What the pool has not begun never begins; what runs there is waited for. */
+static bool end_jobs(lio_backend *b, lio_sim *sim)
+{
+    for (uint32_t n = sim->pending.head; n != LIO_NO_SLOT;
+         n = lio_slot_at(&b->store, n)->next) {
+        if (lio_slot_at(&b->store, n)->by_number & SIM_MARK_JOB)
+            lio_file_pool_cancel(sim->attempts.files, lio_poller_job_of(b, n));
+    }
+    return lio_file_pool_close(sim->attempts.files, CLOSE_PATIENCE_NS);
+}
+
 static void sim_close(lio_backend *b, bool forked)
 {
-    (void)forked; /* nothing is shared with a parent but descriptors */
+    lio_sim *sim = lio_sim_of(b);
+    bool ended = true;
+    if (forked)
+        lio_file_pool_forget(sim->attempts.files);
+    else
+        ended = end_jobs(b, sim);
     for (uint32_t number = b->store.done.head; number != LIO_NO_SLOT;) {
         const lio_slot *slot = lio_slot_at(&b->store, number);
         lio_poller_discard(b, slot);
         number = slot->next;
     }
-    free_all(b, lio_sim_of(b));
+    free_all(b, sim);
+    /* A thread still writes to its job: rather leak it. */
+    if (!ended)
+        memset(&b->store, 0, sizeof b->store);
 }
 
 const lio_vtable lio_sim_vtable = {

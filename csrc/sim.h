@@ -90,6 +90,7 @@ typedef struct lio_sim {
     uint64_t next_inode;
     int wake_read; /* the other end of b->wake_fd, or the same */
     int nudge[2];
+    int job_bell[2];      /* rung by the file pool, which opens FIFOs */
     pthread_mutex_t lock; /* of all below, which a waiting thread reads */
     struct pollfd *watched;
     uint32_t watched_count, watched_room;
@@ -107,11 +108,11 @@ static inline lio_sim *lio_sim_of(const lio_backend *b)
 
 /* slot->by_number */
 enum sim_mark {
-    SIM_MARK_FD = 1,      /* extra->identity[0] is filled */
-    SIM_MARK_FD2 = 2,     /* extra->identity[1] is filled */
-    SIM_MARK_WAITS = 4,   /* tried; not again before poll(2) names it */
-    SIM_MARK_LATER = 8,   /* tried; again at retry_at */
-    SIM_MARK_WRITES = 16, /* what WAITS waits for */
+    SIM_MARK_FD = 1,    /* extra->identity[0] is filled */
+    SIM_MARK_FD2 = 2,   /* extra->identity[1] is filled */
+    SIM_MARK_WAITS = 4, /* tried; not again before poll(2) names it */
+    SIM_MARK_LATER = 8, /* tried; again at retry_at */
+    SIM_MARK_JOB = 16,  /* the file pool has it */
 };
 
 int64_t lio_sim_now(const lio_backend *b);
@@ -131,6 +132,8 @@ void lio_sim_publish(lio_backend *b, bool runnable);
 /* A descriptor is about to be closed, and a poll(2) under way would hold its file: its peer
  * would see no end. Returns when no thread waits for what is not watched any more. */
 void lio_sim_evict(lio_backend *b);
+/* A job of the file pool is done; any thread. */
+void lio_sim_job_done(void *sim);
 int lio_sim_wake(lio_backend *b);
 int lio_sim_wait_ready(lio_backend *b, int64_t timeout_ns);
 

@@ -50,14 +50,20 @@ static bool silence(int fd)
     return rang;
 }
 
+static void close_bell(const int ends[2])
+{
+    if (ends[0] >= 0)
+        close(ends[0]);
+    if (ends[1] >= 0 && ends[1] != ends[0])
+        close(ends[1]);
+}
+
 int lio_sim_try_bell(void)
 {
     int ends[2];
     int error = make_bell(ends);
     if (error == 0)
-        close(ends[0]);
-    if (error == 0 && ends[1] != ends[0])
-        close(ends[1]);
+        close_bell(ends);
     return error;
 }
 
@@ -67,19 +73,24 @@ int lio_sim_open_bells(lio_backend *b, lio_sim *sim)
     int error = make_bell(wake);
     b->wake_fd = wake[1];
     sim->wake_read = wake[0];
-    return error != 0 ? error : make_bell(sim->nudge);
+    if (error == 0)
+        error = make_bell(sim->nudge);
+    return error != 0 ? error : make_bell(sim->job_bell);
 }
 
 void lio_sim_close_bells(lio_sim *sim)
 {
-    if (sim->nudge[0] >= 0)
-        close(sim->nudge[0]);
-    if (sim->nudge[1] >= 0 && sim->nudge[1] != sim->nudge[0])
-        close(sim->nudge[1]);
+    close_bell(sim->nudge);
+    close_bell(sim->job_bell);
 #if !defined(__linux__)
     if (sim->wake_read >= 0)
         close(sim->wake_read); /* an eventfd is b->wake_fd itself */
 #endif
+}
+
+void lio_sim_job_done(void *sim)
+{
+    ring(((lio_sim *)sim)->job_bell[1]);
 }
 
 int lio_sim_wake(lio_backend *b)
@@ -89,9 +100,11 @@ int lio_sim_wake(lio_backend *b)
 
 /* -- asking ------------------------------------------------------------------------ */
 
+enum { FIXED = 2 }; /* descriptors that are always asked about: the wake-up, the jobs */
+
 static int reserve(lio_sim *sim)
 {
-    uint32_t wanted = sim->pending_count + sim->object_count + 1;
+    uint32_t wanted = sim->pending_count + sim->object_count + FIXED;
     if (wanted <= sim->polled_room)
         return 0;
     struct pollfd *polled = realloc(sim->polled, (size_t)wanted * 2 * sizeof *polled);
@@ -130,7 +143,7 @@ bool lio_sim_waits_for_real(lio_backend *b)
     uint32_t number = lio_sim_of(b)->pending.head;
     while (number != LIO_NO_SLOT && !is_real(b, number))
         number = lio_slot_at(&b->store, number)->next;
-    return number != LIO_NO_SLOT;
+    return number != LIO_NO_SLOT; /* a job of the pool is on no descriptor, and so real */
 }
 
 /* Fills sim->polled with all that is waited for; how many that are. */
@@ -139,6 +152,7 @@ static uint32_t gather(lio_backend *b)
     lio_sim *sim = lio_sim_of(b);
     uint32_t count = 0;
     sim->polled[count++] = (struct pollfd){.fd = sim->wake_read, .events = POLLIN};
+    sim->polled[count++] = (struct pollfd){.fd = sim->job_bell[0], .events = POLLIN};
     for (sim_object *object = sim->objects; object != NULL; object = object->next)
         sim->polled[count++] = (struct pollfd){.fd = object->own_end};
     for (uint32_t n = sim->pending.head; n != LIO_NO_SLOT;
@@ -180,7 +194,9 @@ int lio_sim_look(lio_backend *b, int64_t timeout_ns)
         return ready;
     if (sim->polled[0].revents != 0 && silence(sim->wake_read))
         b->woken = true;
-    for (uint32_t i = 1 + sim->object_count; i < count; i++) {
+    if (sim->polled[1].revents != 0)
+        silence(sim->job_bell[0]);
+    for (uint32_t i = FIXED + sim->object_count; i < count; i++) {
         if (sim->polled[i].revents != 0)
             lio_slot_at(&b->store, sim->polled_slots[i])->by_number &= (uint8_t)~SIM_MARK_WAITS;
     }
