@@ -6,6 +6,7 @@ is left to `trio.open_file`, whose errors are then the right ones.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -27,7 +28,7 @@ from ._file_raw import AsyncFile, RawFile
 from ._file_text import TextFile
 from ._manager import current_manager
 from ._native import lib
-from ._trio_compat import file_module, must_not_begin
+from ._trio_compat import file_module, let_others_run, must_not_begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +150,7 @@ async def open_file(
     closefd: bool = True,
     opener: Callable[[str, int], int] | None = None,
 ) -> Any:
-    """`open`, with calls that are operations: arguments, modes and errors are those of `open`.
+    """``open`` by operations: arguments, modes and errors are those of the built-in.
 
     Returns:
       An asynchronous file object, as `trio.open_file` does: see `AsyncFile`. Outside a lio
@@ -166,13 +167,21 @@ async def open_file(
         return await trio_open_file(
             file, mode, buffering, encoding, errors, newline, closefd, opener
         )
-    if given:
+    if must_not_begin():
         await trio.lowlevel.checkpoint()
+    if given:
+        await let_others_run()
         fd = name
     else:
-        if must_not_begin():
-            await trio.lowlevel.checkpoint()
-        fd = await _open(name, raw, mode, opener)
+        try:
+            fd = await _open(name, raw, mode, opener)
+        except OSError as exc:
+            if exc.errno != errno.ENOTSUP:
+                raise
+            # The simulated kernel would have to wait in place.
+            return await trio_open_file(
+                file, mode, buffering, encoding, errors, newline, closefd, opener
+            )
     try:
         descriptor = Descriptor(fd, name, mode, closefd)
         if opener is not None and _is_nonblocking(fd):

@@ -32,6 +32,19 @@ if TYPE_CHECKING:
 _NONE = -1  # the end of a buffer that is not in use
 
 
+def _writes_what_fills_it() -> bool:
+    raw = io.BytesIO()
+    buffered = io.BufferedWriter(raw, 2)
+    buffered.write(b"ab")
+    written = raw.getvalue() == b"ab"
+    buffered.detach()
+    return written
+
+
+# Since Python 3.13 data that would fill the buffer goes to the file at once; before, it stayed.
+_FULL_IS_WRITTEN = _writes_what_fills_it()
+
+
 class FileBuffer:
     """What `io.BufferedReader`, `io.BufferedWriter` and `io.BufferedRandom` keep.
 
@@ -165,7 +178,7 @@ class FileBuffer:
         return await self.descriptor.read(size)
 
     async def peek(self) -> bytes:
-        if self.unwritten() or not self.ahead():
+        if self.descriptor.writable or not self.ahead():
             await self._before_reading(0)
             await self._fill()
             self.at = 0
@@ -290,7 +303,7 @@ class FileBuffer:
             self.raw_at -= distance
         done = 0
         try:
-            while length - done > self.size:
+            while length - done > self.size - _FULL_IS_WRITTEN:
                 done += await self.descriptor.write(memory[done:length])
         except (trio.Cancelled, OSError):
             if not done:
@@ -306,7 +319,7 @@ class FileBuffer:
         return length
 
     def _fits(self, length: int) -> bool:
-        return length <= self.size - self.at
+        return length <= min(self.size - self.at, self.size - _FULL_IS_WRITTEN)
 
     # -- moving about
 

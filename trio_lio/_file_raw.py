@@ -99,7 +99,7 @@ class AsyncFile(AsyncIOWrapper):  # type: ignore[misc]
     Its methods are those of `trio.open_file`'s files, with the same meaning, and `pread`,
     `pwrite`, `preadv`, `pwritev`, `fsync` and `fdatasync`.
 
-    `wrapped`, ``buffer``, ``raw`` and `detach` hand out objects of the standard library that
+    `wrapped`, ``buffer``, ``raw`` and ``detach`` hand out objects of the standard library that
     read and write by themselves. When one of them is asked for the file becomes one of
     Trio's own, around a standard library's file in the same state; its calls are made in
     threads from then on. A file that is used outside a lio run becomes one too.

@@ -258,6 +258,8 @@ class TextFile(AsyncFile):
     @call
     async def readline(self, size: int = -1, /) -> str:
         limit = operator.index(size)
+        self._descriptor.check_open()
+        await self._send()
         self._check_readable()
         return await self._read_line(limit)
 

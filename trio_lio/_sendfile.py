@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 import stat
+import sys
 from functools import partial
 from typing import Any
 
@@ -205,9 +206,10 @@ async def sendfile(
       count: how many bytes; ``None``: to the end.
 
     Returns:
-      How many bytes were sent: fewer than ``count`` if the file ended before, or if the task
-      was cancelled on the way (the cancellation then shows at the next checkpoint). It raises
-      ``Cancelled`` only if nothing was sent, or if nobody can know (other streams).
+      The number of bytes that were sent, which is fewer than ``count`` if the file ended
+      before, or if the task was cancelled on the way (the cancellation then shows at the next
+      checkpoint). It raises ``Cancelled`` only if nothing was sent, or if nobody can know
+      (other streams).
 
     Raises:
       OSError: reading failed; the file is none that has offsets (EINVAL); on a socket, what
@@ -234,7 +236,8 @@ async def sendfile(
 
 async def _send(target: Any, fd: int, offset: int, left: int) -> int:
     if type(target) is SocketType:
-        manager = manager_of(target) if target.type == socket.SOCK_STREAM else None
+        splices = sys.platform == "linux" and target.type == socket.SOCK_STREAM
+        manager = manager_of(target) if splices else None
         if manager is not None:
             direct = manager.name == "kqueue"
             sent = await (_by_sendfile if direct else _by_splice)(

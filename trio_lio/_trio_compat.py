@@ -107,6 +107,8 @@ _STREAM_METHODS = {
     "receive_some": ("self", "max_bytes"),
     "send_all": ("self", "data"),
 }
+_FD_STREAM_METHODS = _STREAM_METHODS
+_OPEN_FILE = tuple("file mode buffering encoding errors newline closefd opener".split())
 _SOCKET_NAMES = (
     "recv recv_into recvfrom recvfrom_into recvmsg recvmsg_into send sendmsg close dup".split()
 )
@@ -119,6 +121,20 @@ def _check_methods(owner: Any, methods: Mapping[str, tuple[str, ...]]) -> None:
             raise _refuse(f"{owner.__qualname__}.{name} is gone")
         if tuple(inspect.signature(method, follow_wrapped=False).parameters) != parameters:
             raise _refuse(f"{owner.__qualname__}.{name} takes other arguments")
+
+
+def _check_files() -> None:
+    for name in "_cancel_points", "_cancel_status":
+        if not hasattr(trio.lowlevel.Task, name):
+            raise _refuse(f"Task.{name} is gone")
+    code = file_module.open_file.__code__
+    if code.co_freevars or code.co_varnames[: code.co_argcount] != _OPEN_FILE:
+        raise _refuse("open_file takes other arguments")
+    if "_wrapped" not in AsyncIOWrapper.__init__.__code__.co_names:
+        raise _refuse("AsyncIOWrapper._wrapped is gone")
+    if "_fd_holder" not in FdStream.__init__.__code__.co_names:
+        raise _refuse("FdStream._fd_holder is gone")
+    _check_methods(FdStream, _FD_STREAM_METHODS)
 
 
 @functools.cache
@@ -147,6 +163,7 @@ def check() -> None:
         raise _refuse("_translate_socket_errors_to_stream_errors is gone")
     _check_methods(SocketType, _SOCKET_METHODS)
     _check_methods(SocketStream, _STREAM_METHODS)
+    _check_files()
     for name in _SOCKET_NAMES:
         if name not in SocketType.__dict__:
             raise _refuse(f"_SocketType.{name} is gone")

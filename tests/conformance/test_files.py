@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -373,3 +374,35 @@ def test_a_file_operation_does_not_hold_up_a_socket(
     backend.push(1, Op.write(write_end, b"x"))
     done = collect(backend, [1, op_id])
     assert done[op_id].result == b"x"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for 64 KiB."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    if os.getuid() != 0:
+        pytest.skip("needs root, to mount a tmpfs")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("flags", [0, os.O_APPEND], ids=["plain", "append"])
+def test_a_short_write_moves_the_position(backend: IoBackend, tiny: Path, flags: int) -> None:
+    """io_uring forgets to, when an error ended the write; the next would go over it again."""
+    fd = os.open(tiny / "file", os.O_RDWR | os.O_CREAT | flags)
+    try:
+        written = 0
+        for _ in range(13):
+            written += run(backend, Op.write(fd, bytes(5000)))
+        assert written == 65000
+        assert run(backend, Op.write(fd, b"x" * 5000)) == 536
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 65536
+        assert errno_of(backend, Op.write(fd, b"y")) == "ENOSPC"
+        assert os.pread(fd, 600, 65000) == b"x" * 536
+    finally:
+        os.close(fd)

@@ -36,7 +36,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fifo(tmp_path: Path) -> Path:
+def fifo(tmp_path: Path, backend: str) -> Path:
+    if backend == "sim":
+        pytest.skip("the simulated kernel opens no FIFO: it would have to wait for it")
     path = tmp_path / "fifo"
     os.mkfifo(path)
     return path
@@ -592,7 +594,9 @@ def test_files_of_dev_and_proc(run: Run) -> None:
     async def main() -> None:
         async with await open_ours("/dev/zero", "rb", 0) as file:
             assert await file.read(100_000) == bytes(100_000)
-            assert await file.read(1_000_000) == bytes(1_000_000)
+            many = await file.read(1_000_000)  # a device may give fewer
+            assert many
+            assert many == bytes(len(many))
         async with await open_ours("/dev/null", "r+b") as file:
             assert await file.write(bytes(100_000)) == 100_000
             assert await file.read() == b""
@@ -908,13 +912,18 @@ def test_a_closed_number_does_not_reach_another_file(
         thief = Thief()
         trio.lowlevel.add_instrument(thief)
         thief.fd = file.fileno()
-        await file.write(b"mine")
+        written = b"mine"
+        try:
+            await file.write(written)
+        except OSError as exc:  # a thread that came too late found another file
+            assert exc.errno == errno.EBADF
+            written = b""
         trio.lowlevel.remove_instrument(thief)
         await file.aclose()
+        assert path.read_bytes() == written
 
     run(main)
     assert victim.read_bytes() == b"untouched"
-    assert path.read_bytes() == b"mine"
 
 
 def test_fsync_reaches_the_kernel(run: Run, path: Path) -> None:

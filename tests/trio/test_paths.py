@@ -140,8 +140,8 @@ def test_as_pathlib(
             continue  # both wait for the other end
         found = []
         for way in (theirs, ours):
-            place = tmp_path / f"{number}{way.__name__}"
-            place.mkdir()
+            place = tmp_path / way.__name__[:4] / str(number)  # of one length
+            place.mkdir(parents=True)
             monkeypatch.chdir(place)
             make_tree(place)
             answer = theirs(name) if way is theirs else run(ours, name)
