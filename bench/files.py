@@ -219,21 +219,37 @@ ROWS = [
 ]
 
 
-def measure(row: Row, place: Path, backends: list[str]) -> dict[str, float]:
-    """Units a second, by backend and for stock Trio: medians of interleaved rounds."""
-    rates: dict[str, list[float]] = {name: [] for name in ["stock", *backends]}
+@attrs.frozen
+class Figures:
+    rate: float
+    """Units a second."""
+    cpu: float
+    """Seconds of CPU time of this process for a unit."""
 
-    async def timed(work: Callable[[Path], Awaitable[float]]) -> float:
-        start = time.perf_counter()
-        return await work(place) / (time.perf_counter() - start)
+
+def measure(row: Row, place: Path, backends: list[str]) -> dict[str, Figures]:
+    """By backend and for stock Trio: medians of interleaved rounds."""
+    rounds: dict[str, list[Figures]] = {name: [] for name in ["stock", *backends]}
+
+    async def timed(work: Callable[[Path], Awaitable[float]]) -> Figures:
+        start, cpu = time.perf_counter(), time.process_time()
+        units = await work(place)
+        took, cpu = time.perf_counter() - start, time.process_time() - cpu
+        return Figures(units / took, cpu / units)
 
     for _ in range(ROUNDS):
-        for name, found in rates.items():
+        for name, found in rounds.items():
             if name == "stock":
                 found.append(trio.run(timed, row.stock_work or row.work))
             else:
                 found.append(trio_lio.run(timed, row.work, backend=name))
-    return {name: statistics.median(found) for name, found in rates.items()}
+    return {
+        name: Figures(
+            statistics.median([figures.rate for figures in found]),
+            statistics.median([figures.cpu for figures in found]),
+        )
+        for name, found in rounds.items()
+    }
 
 
 def main() -> None:
@@ -248,15 +264,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         make_files(Path(directory))
         for row in rows:
-            rates = measure(row, Path(directory), backends)
-            print(f"\n{row.name}\n    stock {rates['stock']:>14,.0f} {row.unit}")
-            for name in backends:
-                ratio = rates[name] / rates["stock"]
-                verdict = "reached" if ratio >= row.target[name] else "NOT reached"
-                print(
-                    f"    {name} {rates[name]:>14,.0f} {row.unit} {ratio:>8.1f} x, "
-                    f"target {row.target[name]:g} x: {verdict}"
+            found = measure(row, Path(directory), backends)
+            stock = found["stock"]
+            print(f"\n{row.name}")
+            for name, figures in found.items():
+                line = (
+                    f"    {name} {figures.rate:>12,.0f} {row.unit}, "
+                    f"{figures.cpu * 1e6:,.1f} us of CPU each"
                 )
+                if name != "stock":
+                    ratio = figures.rate / stock.rate
+                    verdict = "reached" if ratio >= row.target[name] else "NOT reached"
+                    line += (
+                        f"; {ratio:.1f} x the rate ({stock.cpu / figures.cpu:.1f} x less CPU), "
+                        f"target {row.target[name]:g} x: {verdict}"
+                    )
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
