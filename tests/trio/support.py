@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import resource
 import socket as stdlib_socket
 import struct
@@ -307,3 +308,9 @@ def allow_descriptors(count: int) -> int:
         except (ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(open_fds()) - 64
+
+
+def case_id(value: object) -> str:
+    """The `repr` of a parameter, without addresses: side by side, every process that runs
+    tests has to call them the same."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

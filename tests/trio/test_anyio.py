@@ -29,7 +29,7 @@ from anyio._core._eventloop import get_async_backend
 import trio_lio
 import trio_lio.anyio
 
-from .support import SHORTLY, fill, pattern, sees_end, statistics, take_now
+from .support import SHORTLY, case_id, fill, pattern, sees_end, statistics, take_now
 
 # Older ones ignore what they are given for trio.run.
 PASSES_OPTIONS = tuple(map(int, version("anyio").split(".")[:2])) >= (4, 12)
@@ -423,7 +423,7 @@ def same_as_stock(anyio_run: Callable[..., Any]) -> Callable[..., Any]:
         5,
         None,
     ],
-    ids=repr,
+    ids=case_id,
 )
 def test_what_is_sent(item: Any, same_as_stock: Callable[..., Any]) -> None:
     async def main() -> Any:

@@ -22,7 +22,7 @@ import trio.testing
 
 import trio_lio
 
-from .support import PATIENCE, pattern, statistics
+from .support import PATIENCE, case_id, pattern, statistics
 
 Run = Callable[..., Any]
 MODES = ["rb", "wb", "ab", "r+b", "r", "w", "a", "r+"]
@@ -291,7 +291,7 @@ def test_a_forgotten_file_is_written_and_closed(run: Run, path: Path) -> None:
         (("file",), {"opener": 3}),
         (("fifo", "r+"), {"opener": lambda name, _: os.open(name, os.O_RDWR)}),
     ],
-    ids=repr,
+    ids=case_id,
 )
 def test_open_refuses_what_open_refuses(
     run: Run,

@@ -15,6 +15,8 @@ import trio.testing
 
 import trio_lio
 
+from .support import case_id
+
 Run = Callable[..., Any]
 
 
@@ -113,7 +115,7 @@ def tree(place: pathlib.Path) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("call", CALLS, ids=repr)
+@pytest.mark.parametrize("call", CALLS, ids=case_id)
 def test_as_pathlib(
     run: Run, call: tuple[Any, ...], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
