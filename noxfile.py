@@ -35,6 +35,7 @@ nox.options.sessions = [
     "sanitize_python",
     "kqueue",
     "cross",
+    "wine",
     "soak",
     "instructions",
 ]
@@ -409,3 +410,18 @@ def instructions(session: nox.Session) -> None:
     # From the tree, where --store leaves its file; what is imported is the installed package.
     tool = (ROOT if session.posargs else copy) / "tools" / "count_instructions.py"
     session.run("python", str(tool), *session.posargs)
+
+
+@nox.session
+def wine(session: nox.Session) -> None:
+    """Windows, under Wine: builds the core with mingw, runs its tests, the conformance suite,
+    our tests of Trio and Trio's own on iocp; in short form, unless steps stand after --."""
+    if shutil.which("x86_64-w64-mingw32-gcc") is None or shutil.which("wine") is None:
+        missing = "apt-get install wine wine64 gcc-mingw-w64-x86-64 (Debian, Ubuntu)"
+        if "CI" in os.environ:
+            session.error(f"this session needs Wine and mingw: {missing}")
+        session.skip(f"there is no Wine here, or no mingw: {missing}")
+    session.install("cffi", "setuptools")
+    steps = session.posargs or ["--short", "ctests", "doctor", "conformance", "suite"]
+    tool = str(ROOT / "tools" / "wine.py")
+    session.run("python", tool, "--root", str(_place(session) / "wine"), *steps)

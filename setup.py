@@ -11,11 +11,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 if not sys.platform.startswith(
-    ("linux", "darwin", "freebsd", "openbsd", "netbsd", "dragonfly")
+    ("linux", "darwin", "freebsd", "openbsd", "netbsd", "dragonfly", "win32")
 ):
     raise SystemExit(
         f"trio-lio has no backend for {sys.platform} yet: it runs on Linux (io_uring and "
-        "epoll), macOS and the BSDs (kqueue). Windows (IOCP) is planned."
+        "epoll), macOS and the BSDs (kqueue), and Windows (IOCP)."
     )
 
 REMEDY = (
@@ -40,6 +40,8 @@ class BuildExtension(build_ext):
 
     def missing(self) -> str | None:
         """What is not there that every build needs."""
+        if sys.platform == "win32":
+            return None  # what Microsoft's compiler lacks, setuptools says
         command = self.compiler.compiler  # those of the compiler_so are the same and more
         if shutil.which(command[0]) is None:
             return f"there is no C compiler {command[0]!r}"

@@ -1,13 +1,16 @@
 /* backend.c: which backends this build has, in order of preference; probing; choice. */
 #include "backend.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "lio_errno.h"
 
 #if defined(__linux__)
 extern const lio_vtable lio_uring_vtable;
 extern const lio_vtable lio_epoll_vtable;
+#elif defined(_WIN32)
+extern const lio_vtable lio_iocp_vtable;
 #endif
 #if defined(LIO_KQUEUE)
 extern const lio_vtable lio_kqueue_vtable;
@@ -17,6 +20,8 @@ const lio_vtable *const lio_vtables[] = {
 #if defined(__linux__)
     &lio_uring_vtable,
     &lio_epoll_vtable,
+#elif defined(_WIN32)
+    &lio_iocp_vtable,
 #endif
 #if defined(LIO_KQUEUE)
     &lio_kqueue_vtable,

@@ -54,6 +54,9 @@ typedef struct lio_vtable {
     void (*recycle)(lio_backend *b);
     /* The records of this hand-out are about to be read. */
     void (*handed_out)(lio_backend *b);
+    /* Appends what else came, LIO_RECORDS_BEYOND - 2 at most; returns how many. NULL: nothing.
+     */
+    uint32_t (*packets)(lio_backend *b, lio_completion *records);
     int (*wake)(lio_backend *b);
     int (*wait_ready)(lio_backend *b, int64_t timeout_ns);
     /* Both optional. Breaks a connection as if its network had; NULL, or 0: do it yourself. */
@@ -69,7 +72,7 @@ struct lio_backend {
     const lio_vtable *vtable;
     void *state;
     lio_store store;
-    lio_completion *records; /* store.capacity + 2 */
+    lio_completion *records; /* store.capacity + LIO_RECORDS_BEYOND */
     char *pool;              /* what data and detail are offsets into */
     size_t pool_size;
     size_t pool_reserve; /* how much of that, at its end, is not the backend's but faults.c's */
@@ -88,10 +91,11 @@ struct lio_backend {
     uint8_t owner[16]; /* the thread that initialised it */
     int owner_pid;
     volatile uint8_t *fork_guard; /* reads 0 in a child */
-    /* What wake writes to (POSIX). Made by the backend's init, closed only by lio_destroy, so
-     * that a wake racing with lio_close never writes to somebody else's descriptor. */
+    /* What wake writes to; on Windows the port. Made by the backend's init, closed only by
+     * lio_destroy, so that a wake racing with lio_close never writes to somebody else's. */
     int wake_fd;
     bool wake_fd_dies_in_child; /* it is not inherited by fork(2) */
+    int wake_posted;            /* Windows: its packet was not handled yet; atomic */
 };
 
 extern const lio_vtable *const lio_vtables[];
@@ -127,6 +131,9 @@ void lio_discard_result(uint8_t opcode, int64_t result);
 #if !defined(_WIN32)
 /* Closes the descriptors that a message brought. */
 void lio_discard_rights(void *control, size_t length);
+#else
+/* Closes a socket or any other handle. 0 or a negative errno. */
+int lio_close_handle(lio_fd fd);
 #endif
 
 #endif

@@ -3,11 +3,12 @@
 #include "lio.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "atomics.h"
 #include "backend.h"
+#include "lio_errno.h"
 
 #if defined(_WIN32)
 #include <windows.h>
@@ -205,7 +206,7 @@ int lio_init(lio_backend *b, uint32_t capacity)
         return -EINVAL;
     if (b->phase != LIO_PHASE_NEW)
         return b->phase == LIO_PHASE_OPEN ? -EALREADY : -ESHUTDOWN;
-    b->records = malloc(((size_t)capacity + 2) * sizeof *b->records);
+    b->records = malloc(((size_t)capacity + LIO_RECORDS_BEYOND) * sizeof *b->records);
     if (b->records == NULL)
         return -ENOMEM;
     int error = lio_store_init(&b->store, capacity);
@@ -232,7 +233,7 @@ int lio_grow(lio_backend *b, uint32_t more)
         return error;
     if (more > UINT32_MAX / 8 - b->store.capacity)
         return -EINVAL;
-    size_t count = (size_t)b->store.capacity + more + 2;
+    size_t count = (size_t)b->store.capacity + more + LIO_RECORDS_BEYOND;
     lio_completion *records = realloc(b->records, count * sizeof *records);
     if (records == NULL)
         return -ENOMEM;
@@ -270,22 +271,26 @@ void lio_destroy(lio_backend *b)
         return;
     bool forked = is_forked(b);
     drop_fork_guard(b); /* not before: lio_wake looks at it */
-#if !defined(_WIN32)
-    if (b->wake_fd >= 0 && !(forked && b->wake_fd_dies_in_child))
+    bool inherited = !(forked && b->wake_fd_dies_in_child);
+    if (b->wake_fd >= 0 && inherited) {
+#if defined(_WIN32)
+        lio_close_handle(b->wake_fd);
+#else
         close(b->wake_fd);
 #endif
+    }
     lio_faults_detach(b);
     free(b);
 }
 
 void lio_discard_result(uint8_t opcode, int64_t result)
 {
-#if !defined(_WIN32)
-    if (result >= 0 && (opcode == LIO_ACCEPT || opcode == LIO_SOCKET || opcode == LIO_OPENAT))
-        close((int)result);
+    if (result < 0 || (opcode != LIO_ACCEPT && opcode != LIO_SOCKET && opcode != LIO_OPENAT))
+        return;
+#if defined(_WIN32)
+    lio_close_handle((lio_fd)result);
 #else
-    (void)opcode;
-    (void)result;
+    close((int)result);
 #endif
 }
 
@@ -558,6 +563,8 @@ int lio_wait(lio_backend *b, int64_t timeout_ns, const lio_completion **completi
     }
     if (error == -EINTR)
         b->records[count++] = (lio_completion){LIO_ID_SIGNAL, -EINTR, -1, -1};
+    if (b->vtable->packets != NULL)
+        count += b->vtable->packets(b, &b->records[count]);
     tell_of_leftovers(b);
     *completions = b->records;
     return (int)count;
@@ -670,6 +677,7 @@ int lio_adopt(lio_backend *b, lio_fd fd)
     error = identify(b, fd, identity);
     if (error != 0)
         return error;
+#if !defined(_WIN32) /* nothing tells one file under a handle from the next: adopt again */
     if (entry->adopted) {
         if (is_claimed(b, entry, fd))
             return 1;
@@ -679,6 +687,7 @@ int lio_adopt(lio_backend *b, lio_fd fd)
         if (error < 0 && error != -EBADF) /* that one says just this */
             return error;
     }
+#endif
     int adopted = b->vtable->adopt(b, entry, fd);
     if (adopted < 0)
         return adopted;
@@ -727,7 +736,8 @@ int lio_close_fd(lio_backend *b, lio_fd fd)
     if (error < 0 || stranger)
         return error < 0 ? error : -EBADF;
 #if defined(_WIN32)
-    return -ENOTSUP;
+    b->stats.syscalls++;
+    return lio_close_handle(fd);
 #else
     b->stats.syscalls++;
     /* Linux, and POSIX since 2024: the number is free even after EINTR. */
@@ -736,6 +746,16 @@ int lio_close_fd(lio_backend *b, lio_fd fd)
 }
 
 /* -- looking ----------------------------------------------------------------------- */
+
+intptr_t lio_port(const lio_backend *b)
+{
+#if defined(_WIN32)
+    return b->wake_fd;
+#else
+    (void)b;
+    return -ENOTSUP;
+#endif
+}
 
 int lio_pool(const lio_backend *b, void **base, size_t *size)
 {

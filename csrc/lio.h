@@ -6,7 +6,8 @@
  *     lio_create -> lio_init -> { lio_push ... lio_wait }* -> lio_close -> lio_destroy
  *
  * Rules that hold for every function:
- *   - results are 0 or positive, errors are negative errno values; errno is not touched;
+ *   - results are 0 or positive, errors are negative errno values (on Windows the numbers that
+ *     Python's errno module has, lio_errno.h); errno is not touched;
  *   - a backend belongs to the thread that initialised it. Only lio_wake and
  *     lio_wait_ready may be called from elsewhere (-EPERM for the others), lio_wake also
  *     from signal handlers. In a forked child everything but lio_close and lio_destroy
@@ -35,6 +36,9 @@ typedef intptr_t lio_fd;
 #define LIO_ID_MAX ((uint64_t)INT64_MAX)
 #define LIO_ID_WAKE ((uint64_t)-1)   /* somebody called lio_wake; result 0 */
 #define LIO_ID_SIGNAL ((uint64_t)-2) /* a signal ended the wait; result -EINTR */
+/* Windows: a packet on the port that is no operation's. result: its number of bytes, data: its
+ * OVERLAPPED or what stands in its place, detail: its completion key. */
+#define LIO_ID_PACKET ((uint64_t)-3)
 
 enum lio_opcode {
     LIO_NOP,
@@ -127,8 +131,10 @@ typedef struct lio_op {
 typedef struct lio_completion {
     uint64_t id;
     int64_t result;
-    int64_t data;   /* the bytes of a receive from the pool */
-    int64_t detail; /* a lio_msg: RECVMSG, RECVFROM, ACCEPT */
+    int64_t data; /* the bytes of a receive from the pool */
+    /* A lio_msg: RECVMSG, RECVFROM, ACCEPT. Of what failed on Windows: the Windows error that
+     * the errno was made of. */
+    int64_t detail;
 } lio_completion;
 
 /* What LIO_TIMEOUT completes with. OpenBSD and FreeBSD have no ETIME. */
@@ -156,6 +162,8 @@ typedef struct lio_statx {
     uint32_t special_major, special_minor, device_major, device_minor;
     uint64_t more[14];
 } lio_statx;
+/* What lio_wait may tell besides completions: a wake-up, a signal, packets. */
+enum lio_records_beyond { LIO_RECORDS_BEYOND = 66 };
 
 #define LIO_ADDR_MAX 128
 
@@ -260,7 +268,8 @@ int lio_flush(lio_backend *backend);
 /* Flushes, then waits for at least one completion: timeout_ns < 0 for ever, 0 polls.
  * Returns how many records *completions has: 0 if and only if the time ran out. */
 int lio_wait(lio_backend *backend, int64_t timeout_ns, const lio_completion **completions);
-/* Where lio_wait writes its records: fixed from lio_init until the next lio_grow. */
+/* Where lio_wait writes its records, the capacity and LIO_RECORDS_BEYOND at most: fixed from
+ * lio_init until the next lio_grow. */
 const lio_completion *lio_records(const lio_backend *backend);
 /* Any thread: waits until lio_wait would find something, taking nothing. 1: it would,
  * 0: the time ran out. Answers 1 at once while something is queued and not flushed. */
@@ -287,6 +296,8 @@ int lio_close_fd(lio_backend *backend, lio_fd fd);
 int lio_close(lio_backend *backend);
 void lio_destroy(lio_backend *backend);
 
+/* Windows: the completion port, for packets of the caller's own. -ENOTSUP elsewhere. */
+intptr_t lio_port(const lio_backend *backend);
 /* The memory that completions' data and detail point into; fixed from init to close. */
 int lio_pool(const lio_backend *backend, void **base, size_t *size);
 /* The most bytes that one receive from the pool can bring. */

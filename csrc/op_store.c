@@ -1,9 +1,10 @@
 #include "op_store.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "lio_errno.h"
 
 #if !defined(NDEBUG)
 /* The life of an operation. Row: from; column: to. */

@@ -7,6 +7,7 @@
 #ifndef LIO_POLLER_H
 #define LIO_POLLER_H
 
+#include "arena.h"
 #include "backend.h"
 #include "file_pool.h"
 #include "timer_heap.h"
@@ -127,11 +128,6 @@ void lio_poller_discard(lio_backend *b, const lio_slot *slot);
 
 /* -- the engine -------------------------------------------------------------------- */
 
-/* Receives from the pool go into one of two arenas, and the arenas take turns: one holds the
- * records that were handed out, the other takes what comes meanwhile. */
-#define LIO_ARENA_SIZE ((size_t)1024 * 1024)
-#define LIO_RECEIVE_MAX 65536u
-
 typedef struct lio_poller {
     lio_os *os;
     lio_file_pool *files; /* NULL: not available */
@@ -144,8 +140,7 @@ typedef struct lio_poller {
     int64_t doubt_ends; /* when they are looked at */
     uint32_t round;     /* of looking whether numbers still name the same files */
     uint32_t jobs;      /* with the file pool */
-    uint32_t arena;     /* 0 or 1 */
-    size_t arena_used;
+    lio_arena arena;
     bool collected;     /* the last turn asked the OS */
     bool guard_sigpipe; /* SIGPIPE would kill this process */
     /* For other threads, by __atomic functions: */

@@ -30,7 +30,6 @@
                    */
 #define SENDS_PER_TURN 8
 #define TTY_WRITE_MAX 128u
-#define ROUNDED(size) (((size) + 63) & ~(size_t)63)
 #if defined(__linux__) && !defined(RWF_NOWAIT)
 #define RWF_NOWAIT 8
 #endif
@@ -163,20 +162,14 @@ static void restore_flags(int fd, int flags)
 
 /* -- the arena --------------------------------------------------------------------- */
 
-/* Room for `size` bytes, aligned for a lio_msg, or NULL. Taken only by arena_keep. */
 char *lio_poller_arena_room(lio_backend *b, size_t size)
 {
-    lio_poller *p = lio_poller_of(b);
-    if (size > LIO_ARENA_SIZE - p->arena_used)
-        return NULL;
-    return b->pool + p->arena * LIO_ARENA_SIZE + p->arena_used;
+    return lio_arena_room(&lio_poller_of(b)->arena, size);
 }
 
 void lio_poller_arena_keep(lio_backend *b, size_t size)
 {
-    lio_poller *p = lio_poller_of(b);
-    p->arena_used += ROUNDED(size);
-    assert(p->arena_used <= LIO_ARENA_SIZE);
+    lio_arena_keep(&lio_poller_of(b)->arena, size);
 }
 
 /* -- receiving --------------------------------------------------------------------- */
@@ -222,7 +215,7 @@ static lio_attempt receive(lio_backend *b, const lio_op *op, uint8_t traits)
     size_t wanted = length_of(op->opcode == LIO_RECVMSG ? op->buf_len : op->len);
     if (pooled && wanted > LIO_RECEIVE_MAX)
         wanted = LIO_RECEIVE_MAX;
-    size_t head = op->opcode == LIO_RECV ? 0 : ROUNDED(sizeof(lio_msg));
+    size_t head = op->opcode == LIO_RECV ? 0 : lio_arena_rounded(sizeof(lio_msg));
     char *room = lio_poller_arena_room(b, head + (pooled ? wanted : 0));
     if (room == NULL)
         return undone(LIO_NO_ROOM, LIO_READER);

@@ -67,6 +67,7 @@ static int open_all(lio_backend *b, lio_poller *p, const lio_os_half *half)
     if (pool == MAP_FAILED)
         return -errno;
     b->pool = pool;
+    p->arena.base = pool;
     b->pool_size = size;
     b->receive_max = LIO_RECEIVE_MAX;
     return 0;
@@ -275,25 +276,16 @@ int lio_poller_turn(lio_backend *b, int64_t deadline_ns)
     }
 }
 
-/* The records of the last wait are no longer read. Where nothing came since, the same memory
- * serves again, which the processor still has in its cache. */
 void lio_poller_recycle(lio_backend *b)
 {
-    lio_poller *p = lio_poller_of(b);
-    if (p->arena_used == 0)
-        p->arena = 0;
+    lio_arena_recycle(&lio_poller_of(b)->arena);
 }
 
-/* All that this arena holds is being read now; what comes before the next wait goes into the
- * other one, whose records that wait's beginning ended. */
 void lio_poller_handed_out(lio_backend *b)
 {
     lio_poller *p = lio_poller_of(b);
     assert(b->store.done_count == 0);
-    if (p->arena_used != 0) {
-        p->arena ^= 1;
-        p->arena_used = 0;
-    }
+    lio_arena_handed_out(&p->arena);
     lio_poller_announce(b);
 }
 

@@ -591,6 +591,7 @@ static int open_all(lio_backend *b, lio_sim *sim)
     if (pool == MAP_FAILED)
         return -errno;
     b->pool = pool;
+    sim->attempts.arena.base = pool;
     b->pool_size = 2 * LIO_ARENA_SIZE + b->pool_reserve;
     b->receive_max = LIO_RECEIVE_MAX;
     return 0;
@@ -662,18 +663,12 @@ static bool sim_supports(const lio_backend *b, const lio_op *op)
 
 static void sim_recycle(lio_backend *b)
 {
-    lio_poller *p = &lio_sim_of(b)->attempts;
-    if (p->arena_used == 0)
-        p->arena = 0;
+    lio_arena_recycle(&lio_sim_of(b)->attempts.arena);
 }
 
 static void sim_handed_out(lio_backend *b)
 {
-    lio_poller *p = &lio_sim_of(b)->attempts;
-    if (p->arena_used != 0) {
-        p->arena ^= 1;
-        p->arena_used = 0;
-    }
+    lio_arena_handed_out(&lio_sim_of(b)->attempts.arena);
 }
 
 /* What the pool has not begun never begins; what runs there is waited for. */

@@ -2,7 +2,7 @@
  * two moments of three are hits, about where it stops to pay. */
 #include "spin.h"
 
-#include <errno.h>
+#include "lio_errno.h"
 #if !defined(_WIN32)
 #include <unistd.h>
 #endif

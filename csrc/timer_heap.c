@@ -1,9 +1,10 @@
 #include "timer_heap.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "lio_errno.h"
 
 int lio_timers_reserve(lio_timer_heap *heap, uint32_t capacity)
 {

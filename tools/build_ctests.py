@@ -54,6 +54,8 @@ WRAPPED = {
 # These count descriptors, of which valgrind has some of its own, race with signals, which it
 # delivers when it likes, and hand over bad addresses on purpose.
 NOT_UNDER_VALGRIND = {"test_contract_fds", "test_contract_wait", "test_fuzz"}
+# What only Windows has: tools/wine.py builds and tests it.
+WINDOWS = ("iocp", "no_posix")
 # A test hangs rather than takes so long.
 PATIENCE = 300
 
@@ -120,7 +122,7 @@ def build(
     cc: Sequence[str], flags: Sequence[str], folder: Path, tests: Sequence[Path], *, uring: bool
 ) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    core = sorted((ROOT / "csrc").glob("*.c"))
+    core = [c for c in sorted((ROOT / "csrc").glob("*.c")) if not c.stem.startswith(WINDOWS)]
     link = []
     kqueue = with_kqueue(flags, folder, core)
     flags = [*flags, *kqueue]

@@ -109,9 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--backends",
-        default="uring,epoll,stock",
         metavar="NAMES",
-        help="which servers, separated by commas; stock is Trio without trio-lio",
+        help="which servers, separated by commas; stock is Trio without trio-lio "
+        "(default: all that this build has)",
     )
     demo.add_argument("--json", action="store_true", help="the result for machines to read")
     _add_bench(commands)
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds=options.seconds,
                 rounds=options.rounds,
             ),
-            options.backends.split(","),
+            [] if options.backends is None else options.backends.split(","),
             as_json=options.json,
         )
     if options.command == "bench":

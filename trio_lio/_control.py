@@ -18,8 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["decode_control", "encode_control"]
 
 # cmsg_len, cmsg_level, cmsg_type; the length is a size_t on Linux, a socklen_t elsewhere.
-_header = Struct("@Nii" if sys.platform.startswith("linux") else "@Iii")
-_DATA_AT = socket.CMSG_LEN(0)
+_header = Struct("@Nii" if sys.platform.startswith(("linux", "win")) else "@Iii")
+
+
+if sys.platform == "win32":  # has control messages, but no names for them in Python
+
+    def _cmsg_len(size: int) -> int:
+        return _header.size + size
+
+    def _cmsg_space(size: int) -> int:
+        return _header.size + -(-size // 8) * 8
+
+else:
+    _cmsg_len, _cmsg_space = socket.CMSG_LEN, socket.CMSG_SPACE
+_DATA_AT = _cmsg_len(0)
 
 
 def _bad_item(item: object) -> NoReturn:
@@ -50,13 +62,13 @@ def encode_control(ancdata: Iterable[tuple[int, int, Buffer]]) -> bytes:
         except TypeError:
             _bad_item(item)
         try:
-            header = _header.pack(socket.CMSG_LEN(len(body)), level, kind)
+            header = _header.pack(_cmsg_len(len(body)), level, kind)
         except error:
             if hasattr(level, "__index__") and hasattr(kind, "__index__"):
                 raise OverflowError("cmsg_level or cmsg_type does not fit an int") from None
             _bad_item(item)
         whole = header.ljust(_DATA_AT, b"\0") + body
-        parts.append(whole.ljust(socket.CMSG_SPACE(len(body)), b"\0"))
+        parts.append(whole.ljust(_cmsg_space(len(body)), b"\0"))
     return b"".join(parts)
 
 
@@ -83,7 +95,7 @@ def decode_control(raw: Buffer) -> list[tuple[int, int, bytes]]:
         found.append((level, kind, view[at + _DATA_AT : at + length]))
         if cut:
             break
-        at += socket.CMSG_SPACE(length - _DATA_AT)
+        at += _cmsg_space(length - _DATA_AT)
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 
 import trio
 
@@ -28,9 +29,12 @@ async def main() -> None:
         _, port = listener.socket.getsockname()
         backend = trio.lowlevel.current_statistics().io_statistics.backend
         print(json.dumps({"port": port, "backend": backend}), flush=True)
-        async with trio.lowlevel.FdStream(os.dup(0)) as control:
-            while await control.receive_some():
-                pass
+        if sys.platform == "win32":  # has no streams of file descriptors
+            await trio.to_thread.run_sync(sys.stdin.buffer.read)
+        else:
+            async with trio.lowlevel.FdStream(os.dup(0)) as control:
+                while await control.receive_some():
+                    pass
         nursery.cancel_scope.cancel()
 
 

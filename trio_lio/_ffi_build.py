@@ -15,8 +15,9 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
-PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c", "faults.c"]
+PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c"]
 POSIX = [
+    "faults.c",
     "poller.c",
     "poller_ops.c",
     "poller_park.c",
@@ -46,13 +47,29 @@ LINUX = [
     "syscall_count.c",
 ]
 
+WINDOWS = [
+    "iocp.c",
+    "iocp_afd.c",
+    "iocp_errors.c",
+    "iocp_files.c",
+    "iocp_handles.c",
+    "iocp_ops.c",
+    "iocp_receive.c",
+    "no_posix.c",
+    "timer_heap.c",
+]
+
+WINDOWS_LIBRARIES = ["ws2_32", "mswsock", "ntdll"]
+# Windows 10, and Winsock's own headers before all others.
+WINDOWS_MACROS = ["-D_WIN32_WINNT=0x0A00", "-DWIN32_LEAN_AND_MEAN"]
+
 # Flat functions for the hot path: filling a struct field by field from Python would cost
 # more than the operation.
 GLUE_DECLARATIONS = """
 static const int LIO_PY_AT_FDCWD, LIO_PY_AT_SYMLINK_NOFOLLOW, LIO_PY_AT_REMOVEDIR,
     LIO_PY_AT_NO_AUTOMOUNT, LIO_PY_AT_EMPTY_PATH;
-int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len);
-int lio_py_send_all(lio_backend *backend, uint64_t id, int fd, void *buf, uint64_t len);
+int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64_t len);
+int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
                 uint64_t len, uint32_t flags, int op_flags);
 int lio_py_push_address(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
@@ -63,15 +80,18 @@ int lio_py_path(lio_backend *backend, uint64_t id, int opcode, int fd, const cha
                 int fd2, const char *path2, uint32_t flags, uint32_t mode, void *buf);
 int lio_py_splice(lio_backend *backend, uint64_t id, int from, int64_t offset, int to,
                   uint64_t len, uint32_t flags);
+void lio_py_close(intptr_t fd);
 int lio_py_wait(lio_backend *backend, double seconds);
 int lio_py_wait_ready(lio_backend *backend, double seconds);
 """
 
 GLUE = """
-#include "lio.h"
+#include "backend.h"
+#if defined(__linux__)
 #include "floor_server.h"
 #include "load_generator.h"
 #include "syscall_count.h"
+#endif
 
 #if !defined(_WIN32)
 #include <fcntl.h>
@@ -93,13 +113,14 @@ static const int LIO_PY_AT_REMOVEDIR = AT_REMOVEDIR;
 static const int LIO_PY_AT_NO_AUTOMOUNT = AT_NO_AUTOMOUNT;
 static const int LIO_PY_AT_EMPTY_PATH = AT_EMPTY_PATH;
 
-static int lio_py_receive(lio_backend *backend, uint64_t id, int fd, uint64_t len)
+static int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64_t len)
 {
     lio_op op = {.opcode = LIO_RECV, .op_flags = LIO_OP_EXCLUSIVE, .fd = fd, .len = len};
     return lio_push(backend, id, &op);
 }
 
-static int lio_py_send_all(lio_backend *backend, uint64_t id, int fd, void *buf, uint64_t len)
+static int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void *buf,
+                           uint64_t len)
 {
     lio_op op = {.opcode = LIO_SEND,
                  .op_flags = LIO_OP_EXCLUSIVE | LIO_OP_ALL,
@@ -181,6 +202,11 @@ static int lio_py_splice(lio_backend *backend, uint64_t id, int from, int64_t of
     return push_and_flush(backend, id, &op);
 }
 
+static void lio_py_close(intptr_t fd)
+{
+    lio_discard_result(LIO_OPENAT, fd);
+}
+
 static int64_t nanoseconds(double seconds)
 {
     if (!(seconds < 9.0e9))
@@ -237,21 +263,38 @@ def kqueue_arguments() -> dict[str, list[str]] | None:
     return {"compile": ["-DLIO_KQUEUE", f"-I{include}"], "link": [library]}
 
 
-def make() -> FFI:
-    builder = FFI()
-    sources = list(PORTABLE)
-    headers = ["lio.h"]
-    if sys.platform != "win32":
+def settings(platform: str) -> dict[str, list[str]]:
+    """How to build for a platform, a value of `sys.platform`: C files, headers to declare, and
+    the arguments of compiler and linker."""
+    sources, headers = list(PORTABLE), ["lio.h"]
+    arguments = ["-std=c11", "-O2"]
+    links: list[str] = []
+    if platform == "win32":
+        sources += WINDOWS
+        arguments += WINDOWS_MACROS
+    else:
         sources += POSIX
-    if sys.platform.startswith("linux"):
+        arguments += ["-D_GNU_SOURCE", "-fvisibility=hidden", "-pthread"]
+        links += ["-pthread"]
+    if platform.startswith("linux"):
         sources += LINUX
         headers += ["floor_server.h", "load_generator.h", "syscall_count.h"]
-    kqueue = kqueue_arguments() or {"compile": [], "link": []}
-    if kqueue["compile"]:
-        sources += KQUEUE
-    builder.cdef("\n".join(declarations(CSRC / name) for name in headers))
+    return {"sources": sources, "headers": headers, "arguments": arguments, "links": links}
+
+
+def make(platform: str = sys.platform) -> FFI:
+    builder = FFI()
+    how = settings(platform)
+    kqueue = kqueue_arguments() if platform == sys.platform else None
+    if kqueue is not None:
+        how["sources"] += KQUEUE
+        how["arguments"] += kqueue["compile"]
+        how["links"] += kqueue["link"]
+    builder.cdef("\n".join(declarations(CSRC / name) for name in how["headers"]))
     builder.cdef(GLUE_DECLARATIONS)
-    arguments = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", "-pthread"]
+    arguments = how["arguments"]
+    if os.name == "nt":  # on Windows itself, setuptools takes Microsoft's compiler
+        arguments = ["/std:c11", "/O2", *WINDOWS_MACROS]
     # Set by the sanitizer and lint sessions; assertions are on in their builds.
     extra = os.environ.get("TRIO_LIO_CFLAGS", "").split()
     if not extra:
@@ -260,11 +303,12 @@ def make() -> FFI:
     builder.set_source(
         "trio_lio._lio",
         GLUE,
-        sources=[f"csrc/{name}" for name in sources],
+        sources=[f"csrc/{name}" for name in how["sources"]],
         include_dirs=["csrc"],
+        libraries=WINDOWS_LIBRARIES if platform == "win32" else [],
         depends=[str(path.relative_to(ROOT)) for path in sorted(CSRC.glob("*.h"))],
-        extra_compile_args=arguments + kqueue["compile"] + extra,
-        extra_link_args=["-pthread", *kqueue["link"], *extra],
+        extra_compile_args=arguments + extra,
+        extra_link_args=[*how["links"], *extra],
     )
     return builder
 

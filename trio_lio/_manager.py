@@ -40,8 +40,10 @@ from ._native import (
     create,
     ffi,
     lib,
+    os_error,
     raise_unavailable,
 )
+from ._overlapped import PACKET, Overlapped, check_network
 from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class LioStatistics:
     """What ``trio.lowlevel.current_statistics().io_statistics`` is in a lio run."""
 
     backend: str
-    """"lio-uring", "lio-epoll" or "lio-kqueue"."""
+    """"lio-uring", "lio-epoll", "lio-iocp" and so on."""
     tasks_waiting_read: int
     """Tasks that wait for data, a connection, or readability."""
     tasks_waiting_write: int
@@ -120,6 +122,10 @@ class LioStatistics:
     """Tasks in ``trio.lowlevel.wait_kevent``."""
     monitors: int = 0
     """Uses of ``trio.lowlevel.monitor_kevent`` under way."""
+    tasks_waiting_overlapped: int = 0
+    """Windows: tasks in Trio's own overlapped operations."""
+    completion_key_monitors: int = 0
+    """Windows: ``monitor_completion_key`` blocks that are open."""
 
 
 _close_listeners: list[Callable[[LioStatistics], object]] = []
@@ -234,10 +240,11 @@ def _forget_in_child() -> None:
     living_managers.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class LioIOManager:
+class LioIOManager(Overlapped):
     """Trio's I/O manager on a completion backend. One per run.
 
     Trio makes its manager by ``TheIOManager()``, and while trio-lio is in use that name is
@@ -261,6 +268,7 @@ class LioIOManager:
     ) -> None:
         if name is None:
             return  # for_new_run made it
+        check_network()
         if injected is None:
             handle = create(name)
         else:
@@ -279,6 +287,7 @@ class LioIOManager:
             reason=reason,
             capabilities=capability_names(lib.lio_capabilities(handle)),
         )
+        self.open_overlapped(handle)
         self.receive_max: int = lib.lio_pool_receive_max(handle)
         self.operations: list[Operation] = []
         self.free: list[Operation] = []
@@ -303,7 +312,8 @@ class LioIOManager:
         check(lib.lio_pool(self.handle, base, size))
         self.pool_start = ffi.cast("char *", base[0])
         self.pool = memoryview(ffi.buffer(base[0], size[0])).cast("B")
-        records = ffi.buffer(lib.lio_records(self.handle), (self.capacity + 2) * 32)
+        size_of_records = (self.capacity + lib.LIO_RECORDS_BEYOND) * 32
+        records = ffi.buffer(lib.lio_records(self.handle), size_of_records)
         self._records = memoryview(records).cast("B").cast("q")
 
     # -- what Trio calls ---------------------------------------------------------------
@@ -340,6 +350,8 @@ class LioIOManager:
             if number < 0:  # a wake-up or a signal: being back here is all it wanted
                 if self._released_elsewhere:
                     self._release_now()
+                if number == PACKET:
+                    self.process_packet(result, data, detail)
                 continue
             op = operations[number]
             kind = op.kind
@@ -379,6 +391,7 @@ class LioIOManager:
         check(lib.lio_get_stats(self.handle, stats))
         kevent_tasks, monitors = self._kevents.statistics() if self._kevents else (0, 0)
         return LioStatistics(
+            **self.overlapped_statistics(),
             backend=self.statistics_name,
             tasks_waiting_read=reading,
             tasks_waiting_write=writing,
@@ -423,6 +436,7 @@ class LioIOManager:
             self._kevents.close()
             self._kevents = None
         living_managers.pop(id(self), None)
+        self.close_overlapped()
         self.adopted.clear()
         for op in self.operations:
             op.task = op.keep = op.control = op.raise_cancel = None
@@ -520,9 +534,9 @@ class LioIOManager:
             return op
         return self.push_again(op, code, partial(lib.lio_push, self.handle, op.id, native))
 
-    def _failure(self, op: Operation, result: int) -> outcome.Error:
+    def _failure(self, op: Operation, result: int, detail: int = 0) -> outcome.Error:
         if result != -errno.ECANCELED:
-            return outcome.Error(OSError(-result, os.strerror(-result)))
+            return outcome.Error(os_error(-result, detail))
         if op.raise_cancel is None:
             # Nobody cancelled it but the close of its descriptor.
             return outcome.Error(trio.ClosedResourceError("another task closed this fd"))
@@ -536,7 +550,7 @@ class LioIOManager:
         if result < 0:
             if result == -ETIME and kind == KIND_ANY:
                 return 0  # a timeout that ran out did what it was asked to
-            return self._failure(op, result)
+            return self._failure(op, result, detail)
         if kind == KIND_ANY:
             return value_of(op.keep, self.pool_start, result, data, detail)
         if kind == KIND_SEND_ALL:  # not all of it: it was cancelled on the way

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["Load", "LoadResult", "StopCounting", "SyscallCounts", "count_syscalls"]
 
 
+# Only builds for Linux have the load generator.
 _KINDS = {
-    "echo": lib.LIO_LOAD_ECHO,
-    "reconnect": lib.LIO_LOAD_RECONNECT,
-    "datagrams": lib.LIO_LOAD_DATAGRAMS,
-    "sink": lib.LIO_LOAD_SINK,
+    "echo": getattr(lib, "LIO_LOAD_ECHO", None),
+    "reconnect": getattr(lib, "LIO_LOAD_RECONNECT", None),
+    "datagrams": getattr(lib, "LIO_LOAD_DATAGRAMS", None),
+    "sink": getattr(lib, "LIO_LOAD_SINK", None),
 }
 
 

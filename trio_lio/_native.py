@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -33,6 +34,7 @@ __all__ = [
     "ffi",
     "known_backends",
     "lib",
+    "os_error",
     "probe",
     "raise_contract_error",
 ]
@@ -159,8 +161,8 @@ def backend_names() -> list[str]:
 
 def known_backends() -> list[str]:
     """All that can be asked for by name: those of `backend_names`, and the simulated kernel,
-    which nobody gets who did not ask."""
-    return [*backend_names(), "sim"]
+    which nobody gets who did not ask. It stands on POSIX."""
+    return [*backend_names(), *([] if sys.platform == "win32" else ["sim"])]
 
 
 def probe(name: str) -> BackendInfo:
@@ -232,6 +234,18 @@ def raise_unavailable(name: str, code: int) -> NoReturn:
     others = [b.name for b in available_backends() if b.available and b.name != name]
     remedy = f"; available here: {', '.join(others)}" if others else ""
     raise BackendUnavailable(f"the backend {name!r} cannot run here: {reason}{remedy}")
+
+
+def os_error(number: int, detail: int = 0, *paths: str) -> OSError:
+    """The error of an operation: its errno, and on Windows the Windows error it was made of
+    (``lio_completion.detail``, above 0)."""
+    path, path2 = (*paths, None, None)[:2]
+    if detail > 0 and sys.platform == "win32":
+        _, text = ffi.getwinerror(detail)
+        return OSError(0, text, path, detail, path2)
+    if path is None:
+        return OSError(number, os.strerror(number))
+    return OSError(number, os.strerror(number), path, None, path2)
 
 
 def raise_contract_error(code: int, what: str = "") -> NoReturn:

@@ -41,6 +41,7 @@ _SOCKET_FLAGS = int(getattr(socket, "SOCK_NONBLOCK", 0)) | int(
     getattr(socket, "SOCK_CLOEXEC", 0)
 )
 _AT_FDCWD = int(lib.LIO_PY_AT_FDCWD)
+_NEW_FILE = int(getattr(os, "O_CLOEXEC", 0))
 
 
 class Ready(enum.IntFlag):
@@ -145,7 +146,7 @@ def _family_of(address: Any) -> int:
         return int(socket.AF_INET6 if wide else socket.AF_INET)
     if isinstance(address, int) or address is None:
         raise TypeError(f"a socket address is required, not {type(address).__name__}")
-    return int(socket.AF_UNIX)
+    return int(getattr(socket, "AF_UNIX", -1))
 
 
 def _sockaddr(address: Any, family: int | None) -> bytes:
@@ -559,7 +560,7 @@ class Op:
             opcode=lib.LIO_OPENAT,
             fd=_directory(dir_fd),
             paths=(_path(path),),
-            flags=_flags(flags) | os.O_CLOEXEC,
+            flags=_flags(flags) | _NEW_FILE,
             mode=_within(mode, "mode", 0, 0o7777),
         )
 

@@ -42,7 +42,7 @@ from ._replaced import Replaced
 from ._trio_compat import SocketType, run_context, socket_module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
@@ -69,7 +69,8 @@ _SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
 _SIZE_MAX = 0x7FFFFFFF
 
 _IOV_MAX = 1024
-_ADDRESS_FAMILIES = {stdlib_socket.AF_INET, stdlib_socket.AF_INET6, stdlib_socket.AF_UNIX}
+_AF_UNIX = getattr(stdlib_socket, "AF_UNIX", None)
+_ADDRESS_FAMILIES = {stdlib_socket.AF_INET, stdlib_socket.AF_INET6, _AF_UNIX}
 
 # Errors that a non-blocking connect reports later, by SO_ERROR; Trio names the address there.
 _LATE_CONNECT_ERRORS = {
@@ -472,7 +473,7 @@ async def connect(self: Any, address: Any) -> None:
         close_quietly(self)
         raise
     except OSError as exc:
-        if exc.errno in _LATE_CONNECT_ERRORS and family != stdlib_socket.AF_UNIX:
+        if exc.errno in _LATE_CONNECT_ERRORS and family != _AF_UNIX:
             number = exc.errno
             raise OSError(
                 number, f"Error connecting to {resolved!r}: {os.strerror(number)}"
@@ -504,23 +505,24 @@ def __exit__(self: Any, *exc_info: object) -> None:
     close_quietly(self)
 
 
+_OURS: dict[str, Callable[..., Any]] = {
+    "recv": recv,
+    "recv_into": recv_into,
+    "recvfrom": recvfrom,
+    "recvfrom_into": recvfrom_into,
+    "recvmsg": recvmsg,
+    "recvmsg_into": recvmsg_into,
+    "send": send,
+    "sendto": sendto,
+    "sendmsg": sendmsg,
+    "accept": accept,
+    "connect": connect,
+    "detach": detach,
+    "__exit__": __exit__,
+}
+# Windows has no messages in the standard library, and so Trio has none there.
 METHODS = Replaced(
-    SocketType,
-    {
-        "recv": recv,
-        "recv_into": recv_into,
-        "recvfrom": recvfrom,
-        "recvfrom_into": recvfrom_into,
-        "recvmsg": recvmsg,
-        "recvmsg_into": recvmsg_into,
-        "send": send,
-        "sendto": sendto,
-        "sendmsg": sendmsg,
-        "accept": accept,
-        "connect": connect,
-        "detach": detach,
-        "__exit__": __exit__,
-    },
+    SocketType, {name: ours for name, ours in _OURS.items() if hasattr(SocketType, name)}
 )
 trio_method = METHODS.original
 

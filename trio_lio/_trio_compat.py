@@ -21,12 +21,18 @@ its ``_fd_holder`` and conflict detectors
 ``_SocketType._did_shutdown_SHUT_WR``, ``_SocketType._resolve_address_nocp``,
 ``trio._highlevel_socket._translate_socket_errors_to_stream_errors``
     as Trio's own code uses them.
+``trio._core._io_windows`` (Windows)
+    ``WindowsIOManager``, whose functions for overlapped operations are used on our own port;
+    ``_get_base_socket``, ``_get_underlying_socket``, ``CKeys``, ``WSAIoctls``; and the ``ffi``
+    of ``trio._core._windows_cffi``, for its types.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import socket as stdlib_socket
+import sys
 import types
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -61,6 +67,15 @@ try:
 except ImportError as exc:  # pragma: no cover
     raise _refuse(str(exc)) from exc
 
+io_windows: Any = None
+windows_ffi: Any = None
+if sys.platform == "win32":  # pragma: no cover
+    try:
+        from trio._core import _io_windows as io_windows
+        from trio._core._windows_cffi import ffi as windows_ffi
+    except ImportError as exc:
+        raise _refuse(str(exc)) from exc
+
 # What type checkers know of these is what Trio does with them, not what we do.
 run_module: Any = trio._core._run
 highlevel_socket: Any = trio._highlevel_socket
@@ -87,11 +102,13 @@ __all__ = [
     "current_reschedule",
     "file_module",
     "highlevel_socket",
+    "io_windows",
     "let_others_run",
     "must_not_begin",
     "run_context",
     "run_module",
     "socket_module",
+    "windows_ffi",
 ]
 
 # Methods that are replaced while trio-lio is in use, with the parameters that our own have.
@@ -165,7 +182,8 @@ def check() -> None:
     _check_methods(SocketStream, _STREAM_METHODS)
     _check_files()
     for name in _SOCKET_NAMES:
-        if name not in SocketType.__dict__:
+        # Without messages in the standard library there are none in Trio.
+        if hasattr(stdlib_socket.socket, name) and name not in SocketType.__dict__:
             raise _refuse(f"_SocketType.{name} is gone")
 
 

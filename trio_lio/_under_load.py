@@ -8,7 +8,8 @@ import os
 import selectors
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,6 +53,11 @@ class ServerProcess:
 
     def _listen(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if sys.platform == "win32":  # whose selectors know sockets only
+            line = _line_in_time(self._process.stdout)
+            if not line:
+                raise NotUp
+            return json.loads(line)  # type: ignore[no-any-return]
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = selector.select(_START_SECONDS) and self._process.stdout.readline()
@@ -79,6 +85,14 @@ class ServerProcess:
         process.stdout.close()
 
 
+def _line_in_time(stream: IO[bytes]) -> bytes:
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(stream.readline()), daemon=True)
+    reader.start()
+    reader.join(_START_SECONDS)
+    return found[0] if found else b""
+
+
 def _siblings(cpu: int) -> set[int]:
     """The CPUs that share a core with this one."""
     path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
@@ -94,6 +108,9 @@ def _siblings(cpu: int) -> set[int]:
 def two_cpus() -> Iterator[int | None]:
     """Keeps us, and so the load generator, on one CPU; gives another for the servers, one
     that shares no core with it if possible. None if there is just one."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield None  # the system places them
+        return
     before = os.sched_getaffinity(0)
     if len(before) < 2:
         yield None

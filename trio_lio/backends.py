@@ -44,6 +44,7 @@ from ._native import (
     create,
     ffi,
     lib,
+    os_error,
     probe,
     raise_contract_error,
     raise_unavailable,
@@ -68,6 +69,7 @@ __all__ = [
     "Full",
     "IoBackend",
     "IoUring",
+    "Iocp",
     "Kqueue",
     "NotInitialised",
     "Op",
@@ -174,11 +176,8 @@ class BackendStats:
 # -- results ---------------------------------------------------------------------------
 
 
-def _os_error(number: int, op: Op | None = None) -> OSError:
-    if op is None or not op.paths:
-        return OSError(number, os.strerror(number))
-    names = [os.fsdecode(path) for path in op.paths]
-    return OSError(number, os.strerror(number), names[0], None, *names[1:])
+def _os_error(number: int, op: Op, detail: int) -> OSError:
+    return os_error(number, detail, *(os.fsdecode(path) for path in op.paths))
 
 
 def _discard(completion: OpCompleted, op: Op | None) -> None:
@@ -192,12 +191,12 @@ def _discard(completion: OpCompleted, op: Op | None) -> None:
         fds.append(completion.result[0])
     elif op.opcode == lib.LIO_RECVMSG:
         for level, kind, data in completion.result[1]:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            if (level, kind) == (socket.SOL_SOCKET, getattr(socket, "SCM_RIGHTS", None)):
                 passed = array.array("i")
                 passed.frombytes(data[: len(data) - len(data) % passed.itemsize])
                 fds.extend(passed)
     for fd in fds:
-        os.close(fd)
+        lib.lio_py_close(fd)
 
 
 # -- arguments -------------------------------------------------------------------------
@@ -449,7 +448,7 @@ class IoBackend:
                 raise_contract_error(count)
             self._collect()
             if count > len(self._ready):
-                self._ready[SIGNAL] = OpCompleted(SIGNAL, None, _os_error(errno.EINTR)), None
+                self._ready[SIGNAL] = OpCompleted(SIGNAL, None, os_error(errno.EINTR)), None
         ready = [completion for completion, _op in self._ready.values()]
         self._ready = {}
         return ready
@@ -501,7 +500,7 @@ class IoBackend:
         if result < 0:
             if op.opcode == lib.LIO_TIMEOUT and result == -ETIME:
                 return OpCompleted(int(record.id), 0)
-            return OpCompleted(int(record.id), None, _os_error(-result, op))
+            return OpCompleted(int(record.id), None, _os_error(-result, op, int(record.detail)))
         value = value_of(flight, self._pool, result, int(record.data), int(record.detail))
         return OpCompleted(int(record.id), value)
 
@@ -644,8 +643,16 @@ class Kqueue(IoBackend):
     backend_name = "kqueue"
 
 
+class Iocp(IoBackend):
+    """The backend ``"iocp"``: overlapped operations on a completion port (Windows).
+
+    Descriptors are handles there: of sockets, named pipes, files."""
+
+    backend_name = "iocp"
+
+
 _CLASSES: dict[str, type[IoBackend]] = {
-    str(kind.backend_name): kind for kind in (IoUring, Poller, Kqueue, Sim)
+    str(kind.backend_name): kind for kind in (IoUring, Poller, Kqueue, Iocp, Sim)
 }
 
 

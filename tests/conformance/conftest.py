@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from trio_lio._native import known_backends
 from trio_lio.backends import (
     SIGNAL,
     Faults,
     IoBackend,
+    Iocp,
     IoUring,
     Kqueue,
     OpCompleted,
@@ -45,6 +47,13 @@ VARIANTS = {
     "uring-without-taskrun_flag": (IoUring, "taskrun_flag"),
     "uring-without-ext_arg": (IoUring, "ext_arg"),
     "uring-old-kernel": (IoUring, OLD_KERNEL),
+    "iocp": (Iocp, ""),
+}
+# Those of this platform: there are no tests of the others to skip.
+VARIANTS = {
+    name: variant
+    for name, variant in VARIANTS.items()
+    if variant[0].backend_name in known_backends()
 }
 
 # What no test may notice: completions come late, out of order and one by one, cancels come
@@ -68,11 +77,11 @@ SAME_ON_ALL = ("test_contract_errors", "test_files")
 
 
 def wants(item: pytest.Item) -> bool:
-    """Foreign descriptors on the two backends as they are, adopted ones on all variants."""
+    """Foreign descriptors on the backends as they are, adopted ones on all variants."""
     callspec = getattr(item, "callspec", None)
     params = {} if callspec is None else callspec.params
     variant = params.get("new_backend")
-    if variant in (None, "uring", "epoll", "kqueue", "sim"):
+    if variant in (None, "uring", "epoll", "kqueue", "sim", "iocp"):
         return True
     if variant != "uring-old-kernel" and item.path.stem in SAME_ON_ALL:
         return False
@@ -196,6 +205,8 @@ def adopted(backend: IoBackend) -> Iterator[Sockets]:
 
 @pytest.fixture(params=["tcp", "unix"])
 def stream_kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "unix" and not hasattr(socket, "AF_UNIX"):
+        pytest.skip("no sockets of the local family here")
     return str(request.param)
 
 

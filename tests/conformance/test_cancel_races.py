@@ -15,6 +15,7 @@ from trio_lio.backends import Op
 from .support import (
     PATIENCE,
     Sockets,
+    close_socket,
     collect,
     fill,
     is_idle,
@@ -131,7 +132,7 @@ def test_an_accept_that_was_done_survives_its_cancellation(sockets: Sockets) -> 
             sockets.backend.flush()
             assert sockets.backend.cancel(op_id) is False
             fd, address = collect(sockets.backend, [op_id])[op_id].unwrap()
-            os.close(fd)
+            close_socket(fd)
             assert address == client.getsockname()
 
 

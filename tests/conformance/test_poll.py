@@ -12,6 +12,7 @@ from trio_lio.backends import IoBackend, Op, Ready
 
 from .support import (
     Sockets,
+    close_socket,
     closed_fd,
     collect,
     complete,
@@ -114,7 +115,7 @@ def test_a_listener_is_readable_when_somebody_comes(sockets: Sockets) -> None:
     with socket.create_connection(server.getsockname()):
         assert collect(sockets.backend, [op_id])[op_id].result == Ready.READ
         fd, _address = run(sockets.backend, Op.accept(server.fileno()))
-        os.close(fd)
+        close_socket(fd)
 
 
 def test_a_regular_file_is_ready_or_refused(backend: IoBackend) -> None:

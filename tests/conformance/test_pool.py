@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +20,9 @@ from .support import (
     run,
     submit,
 )
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from .conftest import Factory

@@ -17,12 +17,14 @@ from .support import (
     PATIENCE,
     POOL_MAX,
     Sockets,
+    close_socket,
     closed_fd,
     collect,
     complete,
     errno_of,
     fill,
     is_idle,
+    is_private,
     new_id,
     pattern,
     read_all,
@@ -369,11 +371,10 @@ def test_too_little_room_for_control_data_shows(sockets: Sockets) -> None:
 
 def test_socket_bind_listen_connect_accept(backend: IoBackend) -> None:
     listening = run(backend, Op.socket(socket.AF_INET, socket.SOCK_STREAM))
-    assert not os.get_inheritable(listening)
-    assert not os.get_blocking(listening)
+    assert is_private(listening)
     assert run(backend, Op.bind(listening, ("127.0.0.1", 0))) == 0
     assert run(backend, Op.listen(listening, 5)) == 0
-    with socket.socket(fileno=os.dup(listening)) as view:
+    with socket.fromfd(listening, socket.AF_INET, socket.SOCK_STREAM) as view:
         address = view.getsockname()
     accepting = submit(backend, Op.accept(listening))
     connecting = new_id()
@@ -382,10 +383,9 @@ def test_socket_bind_listen_connect_accept(backend: IoBackend) -> None:
     done = collect(backend, [accepting, connecting])
     assert done[connecting].result == 0
     accepted, peer = done[accepting].unwrap()
-    with socket.socket(fileno=client) as ours, socket.socket(fileno=accepted) as theirs:
+    with socket.socket(fileno=client) as ours, socket.socket(fileno=accepted):
         assert peer == ours.getsockname()
-        assert not theirs.getblocking() or not os.get_blocking(accepted)
-        assert not os.get_inheritable(accepted)
+        assert is_private(accepted)
         ours.sendall(b"hello")
         assert run(backend, Op.recv(accepted, 10)) == b"hello"
     assert run(backend, Op.close(listening)) == 0
@@ -478,7 +478,7 @@ def test_many_accepts_get_one_connection_each(sockets: Sockets) -> None:
     peers = set()
     for completion in done.values():
         fd, address = completion.unwrap()
-        os.close(fd)
+        close_socket(fd)
         peers.add(address)
     assert peers == {client.getsockname() for client in clients}
     for client in clients:

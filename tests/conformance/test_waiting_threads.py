@@ -11,7 +11,7 @@ import pytest
 
 from trio_lio.backends import WAKE, IoBackend, Op, OpCompleted
 
-from .support import PATIENCE, Sockets, new_id
+from .support import PATIENCE, Sockets, close_socket, new_id
 
 
 def start(backend: IoBackend, op: Op) -> int:
@@ -100,7 +100,7 @@ def test_wait_ready_in_another_thread(sockets: Sockets, what: str) -> None:
         else:
             assert [done.op_id for done in found] == [op_id]
             if what == "accept":
-                os.close(found[0].result[0])
+                close_socket(found[0].result[0])
         if client is not None:
             client.close()
         os.close(read_end)

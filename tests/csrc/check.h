@@ -3,23 +3,28 @@
 #ifndef LIO_CHECK_H
 #define LIO_CHECK_H
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include "../../csrc/backend.h"
+#include "../../csrc/lio_errno.h"
+
+#if defined(_WIN32)
+#include <ws2tcpip.h>
+#else
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-#include "../../csrc/lio.h"
+#endif
 
 #define MS INT64_C(1000000)
 #define SECOND INT64_C(1000000000)
@@ -80,9 +85,7 @@ static inline int check_run(const check_test *tests, size_t count, int argc, cha
 
 static inline int64_t check_now(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * SECOND + ts.tv_nsec;
+    return lio_now();
 }
 
 /* Emulators of user mode say that memory will be wiped in a child, and do not wipe it. */
@@ -227,17 +230,18 @@ static inline void push(harness *h, uint64_t id, lio_op op)
     CHECK_EQ(error, 0);
 }
 
-static inline void push_recv(harness *h, uint64_t id, int fd, size_t length)
+static inline void push_recv(harness *h, uint64_t id, lio_fd fd, size_t length)
 {
     push(h, id, (lio_op){.opcode = LIO_RECV, .fd = fd, .len = length});
 }
 
-static inline void push_send(harness *h, uint64_t id, int fd, const void *bytes, size_t length)
+static inline void push_send(harness *h, uint64_t id, lio_fd fd, const void *bytes,
+                             size_t length)
 {
     push(h, id, (lio_op){.opcode = LIO_SEND, .fd = fd, .buf = (void *)bytes, .len = length});
 }
 
-static inline void push_poll(harness *h, uint64_t id, int fd, uint32_t mask)
+static inline void push_poll(harness *h, uint64_t id, lio_fd fd, uint32_t mask)
 {
     push(h, id, (lio_op){.opcode = LIO_POLL, .fd = fd, .flags = mask});
 }
@@ -248,6 +252,78 @@ static inline void push_timeout(harness *h, uint64_t id, int64_t ns)
 }
 
 /* -- descriptors ------------------------------------------------------------------- */
+
+#if defined(_WIN32)
+
+static inline SOCKET make_listener(struct sockaddr_in *addr)
+{
+    int length = sizeof *addr;
+    SOCKET fd = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_OVERLAPPED);
+    MUST(fd != INVALID_SOCKET);
+    *addr =
+        (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    MUST(bind(fd, (struct sockaddr *)addr, length) == 0);
+    MUST(listen(fd, 16) == 0);
+    MUST(getsockname(fd, (struct sockaddr *)addr, &length) == 0);
+    return fd;
+}
+
+static inline void set_nonblocking(SOCKET fd)
+{
+    u_long on = 1;
+    MUST(ioctlsocket(fd, (long)FIONBIO, &on) == 0);
+}
+
+/* Non-blocking ones. */
+static inline void make_tcp_pair(SOCKET fds[2])
+{
+    struct sockaddr_in addr;
+    SOCKET listener = make_listener(&addr);
+    fds[0] = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_OVERLAPPED);
+    MUST(fds[0] != INVALID_SOCKET);
+    MUST(connect(fds[0], (struct sockaddr *)&addr, sizeof addr) == 0);
+    fds[1] = accept(listener, NULL, NULL);
+    MUST(fds[1] != INVALID_SOCKET);
+    set_nonblocking(fds[0]);
+    set_nonblocking(fds[1]);
+    closesocket(listener);
+}
+
+/* Fills the way from fd; returns how many bytes went in. The system moves on what it has, and
+ * then finds more room: it is full when that is over. */
+static inline size_t stuff(SOCKET fd)
+{
+    static const char bytes[65536];
+    size_t total = 0;
+    for (int idle = 0; idle < 8; idle++) {
+        int count;
+        while ((count = send(fd, bytes, idle == 0 ? (int)sizeof bytes : 1, 0)) > 0) {
+            total += (size_t)count;
+            idle = 0;
+        }
+        MUST(WSAGetLastError() == WSAEWOULDBLOCK);
+        Sleep(50);
+    }
+    return total;
+}
+
+/* Takes exactly `length` bytes out of fd, or gives up after five seconds. */
+static inline size_t drink(SOCKET fd, size_t length)
+{
+    char bytes[65536];
+    size_t total = 0;
+    int64_t until = check_now() + 5 * SECOND;
+    while (total < length && check_now() < until) {
+        size_t left = length - total;
+        int count = recv(fd, bytes, left < sizeof bytes ? (int)left : (int)sizeof bytes, 0);
+        if (count == 0 || (count < 0 && WSAGetLastError() != WSAEWOULDBLOCK))
+            break;
+        total += count > 0 ? (size_t)count : 0;
+    }
+    return total;
+}
+
+#else
 
 static inline void set_blocking(int fd, bool blocking)
 {
@@ -320,4 +396,5 @@ static inline size_t drink(int fd, size_t length)
     return total;
 }
 
+#endif
 #endif

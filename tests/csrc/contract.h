@@ -8,7 +8,6 @@
 #ifndef HARNESS_IDS
 #define HARNESS_IDS 16384
 #endif
-#include "../../csrc/backend.h"
 #include "check.h"
 
 typedef struct contract_variant {

@@ -6,6 +6,7 @@ import faulthandler
 import functools
 import gc
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ import trio._core._run
 import trio.testing
 
 import trio_lio
-from trio_lio.backends import backend_names, probe
+from trio_lio._native import known_backends
+from trio_lio.backends import probe
 
 from .support import OLD_KERNEL, PATIENCE, Notes, Pair, connected, notes, open_fds
 
@@ -26,9 +28,11 @@ VARIANTS = {
     "kqueue": ("kqueue", ""),
     "uring-without-buf_ring-fixed_files": ("uring", "buf_ring,fixed_files"),
     "uring-old-kernel": ("uring", OLD_KERNEL),
+    "iocp": ("iocp", ""),
 }
 # kqueue on Linux: only in builds with TRIO_LIO_KQUEUE. And where there is kqueue, nothing else.
-VARIANTS = {name: v for name, v in VARIANTS.items() if v[0] in ("sim", *backend_names())}
+# Those of this platform: there are no tests of the others to skip.
+VARIANTS = {label: each for label, each in VARIANTS.items() if each[0] in known_backends()}
 
 HANGS_AFTER = 90.0
 DEAD_AFTER = 150.0
@@ -42,9 +46,13 @@ def watchdog() -> Iterator[None]:
         faulthandler.dump_traceback()
         pytest.fail(f"hangs: not over after {HANGS_AFTER} s")
 
+    faulthandler.dump_traceback_later(DEAD_AFTER, exit=True)
+    if sys.platform == "win32":  # has no such signal
+        yield
+        faulthandler.cancel_dump_traceback_later()
+        return
     before = signal.signal(signal.SIGALRM, hangs)
     signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER, 25)
-    faulthandler.dump_traceback_later(DEAD_AFTER, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import socket as stdlib_socket
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import trio
 import trio.testing
 
 from .support import (
+    drop_what_is_not_here,
     half_foreign_pair,
     open_fds,
     pattern,
@@ -30,24 +32,30 @@ Run = Callable[..., Any]
 async def start_everything(nursery: trio.Nursery) -> list[Any]:
     """Operations of every kind in flight; returns the sockets, for the test to close."""
     socks: list[Any] = []
-    for call in (
-        lambda a: a.recv(100),
-        lambda a: a.recv_into(bytearray(100)),
-        lambda a: a.recv(1_000_000),
-        lambda a: a.recvfrom(100),
-        lambda a: a.recvmsg(100, 100),
-        lambda a: a.recvmsg_into([bytearray(100)]),
-        lambda a: trio.SocketStream(a).send_all(pattern(5_000_000)),
-        lambda a: a.sendmsg([pattern(5_000_000), b"x"]),
-        lambda a: trio.lowlevel.wait_readable(a),
-    ):
+    calls: dict[str, Callable[[Any], Any]] = {
+        "recv": lambda a: a.recv(100),
+        "recv_into": lambda a: a.recv_into(bytearray(100)),
+        "recv large": lambda a: a.recv(1_000_000),
+        "recvfrom": lambda a: a.recvfrom(100),
+        "recvmsg": lambda a: a.recvmsg(100, 100),
+        "recvmsg_into": lambda a: a.recvmsg_into([bytearray(100)]),
+        "send_all": lambda a: trio.SocketStream(a).send_all(pattern(5_000_000)),
+        "sendmsg": lambda a: a.sendmsg([pattern(5_000_000), b"x"]),
+        "wait_readable": lambda a: trio.lowlevel.wait_readable(a),
+    }
+    drop_what_is_not_here(calls)
+    for call in calls.values():
         a, b = half_foreign_pair()
         socks += [a, b]
         nursery.start_soon(call, a)
     listener = await tcp_listener()
     socks.append(listener)
     nursery.start_soon(listener.accept)
-    dgram, other = stdlib_socket.socketpair(type=stdlib_socket.SOCK_DGRAM)
+    if sys.platform == "win32":
+        dgram, other = (stdlib_socket.socket(type=stdlib_socket.SOCK_DGRAM) for _ in range(2))
+        dgram.bind(("127.0.0.1", 0))
+    else:
+        dgram, other = stdlib_socket.socketpair(type=stdlib_socket.SOCK_DGRAM)
     socks += [trio.socket.from_stdlib_socket(dgram), other]
     nursery.start_soon(socks[-2].recv, 100_000)
     await trio.testing.wait_all_tasks_blocked()

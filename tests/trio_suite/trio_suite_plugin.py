@@ -32,6 +32,10 @@ def _left_out() -> dict[str, str]:
     return dict(re.split(r" {2,}", line, maxsplit=1) for line in lines if line[0] != "#")
 
 
+def _name(item: pytest.Item) -> str:
+    return f"{item.path.as_posix()}::{item.name.split('[')[0]}"
+
+
 def pytest_configure() -> None:
     # A job that a shell runs in the background begins with SIGINT ignored, and a test that waits
     # for KeyboardInterrupt would wait for ever.
@@ -65,7 +69,7 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     names = tuple(_left_out())
-    left_out = [item for item in items if item.nodeid.split("[")[0].endswith(names)]
+    left_out = [item for item in items if _name(item).endswith(names)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

