@@ -1,12 +1,19 @@
 """Trio on completions: io_uring, and a first-class epoll poller, under unchanged programs."""
 
+import sys
+from typing import TYPE_CHECKING
+
 from . import _anyio_finder, backends, lowlevel
-from ._file import AsyncFile, open_file
 from ._install import current_backend, install, installed, run, start_guest_run, uninstall
 from ._native import BackendInfo, BackendUnavailable, available_backends
-from ._path import Path
-from ._sendfile import sendfile
 from ._trio_compat import TrioIncompatible
+
+if TYPE_CHECKING or sys.platform != "win32":
+    from ._file import AsyncFile, open_file
+    from ._path import Path
+    from ._sendfile import sendfile
+else:
+    from ._windows_files import AsyncFile, Path, open_file, sendfile
 
 __version__ = "0.1.0"
 

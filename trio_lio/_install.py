@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from . import _faults, _file, _path, _pipe, _socket, _stream, _trio_compat
+from . import _faults, _socket, _stream, _trio_compat
 from ._manager import DEFAULT_CAPACITY, LioIOManager, living_managers
 from ._native import (
     BackendInfo,
@@ -32,6 +32,13 @@ from ._native import (
 )
 from ._replaced import Replaced
 from ._trio_compat import run_context, run_module
+
+if TYPE_CHECKING or sys.platform != "win32":
+    from . import _file, _path, _pipe
+
+    _FILE_LAYERS: list[Any] = [_file, _path.METHODS, _pipe.METHODS]
+else:
+    _FILE_LAYERS = []  # files and pipes are Trio's own there
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -202,7 +209,7 @@ _STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": 
 # What has ours in its place, in this order. `_anyio_stream` adds itself.
 _layers: list[Any] = [
     *(_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB),
-    *(_file, _path.METHODS, _pipe.METHODS),
+    *_FILE_LAYERS,
 ]
 
 

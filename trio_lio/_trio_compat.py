@@ -86,7 +86,7 @@ SocketStream: Any = trio.SocketStream
 AsyncIOWrapper: Any = _AsyncIOWrapper
 file_module: Any = trio._file_io
 TrioPath: Any = trio.Path
-FdStream: Any = trio.lowlevel.FdStream
+FdStream: Any = getattr(trio.lowlevel, "FdStream", None)  # not on Windows
 
 __all__ = [
     "DEFAULT_RECEIVE_SIZE",
