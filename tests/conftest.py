@@ -46,6 +46,23 @@ if sys.platform == "win32":
 
     _io_windows._get_underlying_socket = _base_for_select
 
+    def _why_not(path: Path) -> str | None:
+        """Of a whole file: it may not even be importable."""
+        name = f"{path.parent.name}/{path.name}::"
+        found = (
+            why
+            for pattern, why in differences().items()
+            if pattern.endswith("::") and fnmatch.fnmatch(name, pattern)
+        )
+        return next(found, None)
+
+    def pytest_ignore_collect(collection_path: Path) -> bool | None:
+        return True if collection_path.is_file() and _why_not(collection_path) else None
+
+    def pytest_report_header() -> list[str]:
+        files = (why for why in differences().items() if why[0].endswith("::"))
+        return [f"not on Windows: {pattern} {why}" for pattern, why in files]
+
     def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         patterns = {
             re.compile(fnmatch.translate(pattern.replace("[", "[[]") + "*")): reason
