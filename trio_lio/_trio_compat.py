@@ -180,7 +180,8 @@ def check() -> None:
         raise _refuse("_translate_socket_errors_to_stream_errors is gone")
     _check_methods(SocketType, _SOCKET_METHODS)
     _check_methods(SocketStream, _STREAM_METHODS)
-    _check_files()
+    if FdStream is not None:  # on Windows files and pipes are left alone
+        _check_files()
     for name in _SOCKET_NAMES:
         # Without messages in the standard library there are none in Trio.
         if hasattr(stdlib_socket.socket, name) and name not in SocketType.__dict__:
