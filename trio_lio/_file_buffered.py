@@ -448,6 +448,7 @@ class BufferedFile(AsyncFile):
 
     @call
     async def seek(self, target: int, whence: int = os.SEEK_SET, /) -> int:
+        whence = operator.index(whence)
         self._descriptor.check_open()
         if whence not in (0, 1, 2, getattr(os, "SEEK_DATA", 0), getattr(os, "SEEK_HOLE", 0)):
             raise ValueError(f"whence value {whence} unsupported")

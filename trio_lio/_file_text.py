@@ -388,6 +388,7 @@ class TextFile(AsyncFile):
 
     @call
     async def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
+        whence = operator.index(whence)
         self._check_seekable()
         if whence == os.SEEK_CUR:
             if cookie != 0:
