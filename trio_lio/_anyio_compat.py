@@ -12,6 +12,9 @@ What is used, and why no public name would do:
 ``_receive_guard``, ``_send_guard``; ``_TrioSocketMixin._convert_socket_error``;
 ``ResourceGuard._guarded``
     the two methods that carry the traffic, and what anyio's own methods use.
+``anyio._core._fileio.to_thread``, ``AsyncFile._fp``
+    where anyio's files and paths hand their calls to, and where a file object has the standard
+    library's.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ except ImportError as exc:
 try:
     import anyio._backends._trio
     import anyio._core._eventloop
+    import anyio._core._fileio
+    from anyio import to_thread
     from anyio._core._synchronization import ResourceGuard
 
     # What type checkers know of these is what anyio does with them, not what we do.
@@ -61,12 +66,15 @@ try:
     TestRunner: Any = trio_backend.TestRunner
     SocketStream: Any = trio_backend.SocketStream
     SocketMixin: Any = trio_backend._TrioSocketMixin
+    files_module: Any = anyio._core._fileio
+    AnyioFile: Any = files_module.AsyncFile
     EndOfStream = anyio.EndOfStream
 except (ImportError, AttributeError) as exc:
     raise _refuse(str(exc)) from exc
 
 __all__ = [
     "SUPPORTED",
+    "AnyioFile",
     "AnyioIncompatible",
     "EndOfStream",
     "SocketStream",
@@ -74,6 +82,8 @@ __all__ = [
     "TrioBackend",
     "check",
     "eventloop",
+    "files_module",
+    "to_thread",
 ]
 
 _PARAMETERS = {
@@ -85,6 +95,19 @@ _PARAMETERS = {
     (SocketStream, "__init__"): ("self", "trio_socket"),
     (SocketStream, "receive"): ("self", "max_bytes"),
     (SocketStream, "send"): ("self", "item"),
+    (AnyioFile, "aclose"): ("self",),
+    (AnyioFile, "read"): ("self", "size"),
+    (AnyioFile, "read1"): ("self", "size"),
+    (AnyioFile, "readline"): ("self",),
+    (AnyioFile, "readlines"): ("self",),
+    (AnyioFile, "readinto"): ("self", "b"),
+    (AnyioFile, "readinto1"): ("self", "b"),
+    (AnyioFile, "write"): ("self", "b"),
+    (AnyioFile, "writelines"): ("self", "lines"),
+    (AnyioFile, "truncate"): ("self", "size"),
+    (AnyioFile, "seek"): ("self", "offset", "whence"),
+    (AnyioFile, "tell"): ("self",),
+    (AnyioFile, "flush"): ("self",),
     (SocketMixin, "_convert_socket_error"): ("self", "exc"),
 }
 
@@ -109,3 +132,8 @@ def check() -> None:
     names = set(vars(SocketStream(None)))
     if not {"_trio_socket", "_receive_guard", "_send_guard"} <= names:
         raise _refuse("SocketStream has another shape")
+    if getattr(files_module, "to_thread", None) is not to_thread:
+        raise _refuse("its files no longer use to_thread")
+    file = AnyioFile(None)
+    if vars(file).get("_fp", file) is not None:
+        raise _refuse("AsyncFile has another shape")

@@ -206,7 +206,8 @@ def _detach(self: Any) -> int:
 _STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": _detach})
 
 
-# What has ours in its place, in this order. `_anyio_stream` adds itself.
+# What has ours in its place, in this order. `_anyio_stream` and `_anyio_files`
+# add themselves.
 _layers: list[Any] = [
     *(_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB),
     *_FILE_LAYERS,
@@ -237,13 +238,13 @@ _anyio_seen = False
 
 
 def _look_for_anyio() -> None:
-    """A program that uses anyio's own Trio backend gets fast streams too. In an anyio that we
-    do not know they are as they are."""
+    """A program that uses anyio on Trio without naming our backend gets fast streams and
+    files too. In an anyio that we do not know they are as they are."""
     global _anyio_seen
-    if not _anyio_seen and "anyio._backends._trio" in sys.modules:
+    if not _anyio_seen and "anyio" in sys.modules:
         _anyio_seen = True
         with contextlib.suppress(ImportError):
-            from . import _anyio_stream  # noqa: F401
+            from . import _anyio_files, _anyio_stream  # noqa: F401
 
 
 def add_layer(layer: Any) -> None:

@@ -76,19 +76,19 @@ async def _stat(path: Any, follow: bool = True) -> os.stat_result:
     return stat_result(ffi.buffer(memory))
 
 
-class _Trios(Exception):
-    """This call is for Trio's method."""
+class NotOurs(Exception):
+    """This call is for Trio's own method, in a thread."""
 
 
 def _plain(*paths: Any) -> None:
     for path in paths:
         if _raw(path) is None:
-            raise _Trios
+            raise NotOurs
 
 
 def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= 0o7777:
-        raise _Trios
+        raise NotOurs
     return value
 
 
@@ -110,7 +110,7 @@ async def _mode(path: Any, follow: bool = True) -> int:
     except OSError as exc:
         if exc.errno in _NOT_THERE:
             return 0
-        raise _Trios from None
+        raise NotOurs from None
 
 
 async def exists(self: Any) -> bool:
@@ -185,7 +185,7 @@ async def touch(self: Any, mode: int = 0o666, exist_ok: bool = True) -> None:
     except FileExistsError:
         if not exist_ok:
             raise
-        raise _Trios from None  # sets the times, for which there is no operation
+        raise NotOurs from None  # sets the times, for which there is no operation
     os.close(fd)  # empty, and nobody else's: nothing to wait for
 
 
@@ -225,7 +225,7 @@ async def write_bytes(self: Any, data: Any) -> int:
     try:
         exported(data, writable=False)
     except (TypeError, BufferError):
-        raise _Trios from None
+        raise NotOurs from None
     return await _write(await open_file(self, "wb"), data)
 
 
@@ -245,7 +245,7 @@ async def write_text(
     **newline: Any,
 ) -> int:
     if not isinstance(data, str):
-        raise _Trios
+        raise NotOurs
     return await _write(
         await open_file(self, "w", encoding=encoding, errors=errors, **_newline(newline, 10)),
         data,
@@ -254,11 +254,11 @@ async def write_text(
 
 def _newline(given: dict[str, Any], since: int) -> dict[str, Any]:
     if given and (set(given) != {"newline"} or sys.version_info < (3, since)):
-        raise _Trios
+        raise NotOurs
     return given
 
 
-_METHODS: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "stat": stat,
     "lstat": lstat,
     "exists": exists,
@@ -286,6 +286,27 @@ _METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
+async def perform(method: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:
+    """One of these, where it knows what to do.
+
+    Raises:
+      NotOurs: it does not, and nothing was done.
+    """
+    if not _raw(path):
+        raise NotOurs
+    try:
+        coroutine = method(path, *args, **kwargs)
+    except TypeError:  # other arguments than ours
+        raise NotOurs from None
+    try:
+        return await coroutine
+    except OSError as exc:
+        if exc.errno != errno.ENOTSUP:
+            raise
+        # What this kernel's io_uring does not have yet.
+        raise NotOurs from None
+
+
 # -- behind trio.Path --------------------------------------------------------------------
 
 
@@ -296,19 +317,11 @@ def _dispatched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @trio.lowlevel.enable_ki_protection
     async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         manager = current_manager()
-        if manager is not None and (manager.files or isinstance(self, Path)) and _raw(self):
+        if manager is not None and (manager.files or isinstance(self, Path)):
             try:
-                coroutine = method(self, *args, **kwargs)
-            except TypeError:  # other arguments than ours
-                return await original(self, *args, **kwargs)
-            try:
-                return await coroutine
-            except _Trios:
+                return await perform(method, self, *args, **kwargs)
+            except NotOurs:
                 pass
-            except OSError as exc:
-                if exc.errno != errno.ENOTSUP:
-                    raise
-                # What this kernel's io_uring does not have yet.
         return await original(self, *args, **kwargs)
 
     call.__name__, call.__qualname__ = name, original.__qualname__
@@ -317,7 +330,7 @@ def _dispatched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-_DISPATCHED = {name: _dispatched(name, method) for name, method in _METHODS.items()}
+_DISPATCHED = {name: _dispatched(name, method) for name, method in FUNCTIONS.items()}
 
 
 class Path(TrioPath, pathlib.PurePosixPath):  # type: ignore[misc]

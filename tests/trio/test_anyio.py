@@ -151,13 +151,16 @@ def test_without_anyio() -> None:
         ("s.ResourceGuard.__init__ = lambda self, a: None", "ResourceGuard has another"),
         ("t.SocketStream.__init__ = lambda self, trio_socket: None", "SocketStream has"),
         ("t.TestRunner.__init__ = lambda self, **options: None", "TestRunner has another"),
+        ("f.AsyncFile.read = lambda self: b''", "AsyncFile.read takes other"),
+        ("f.AsyncFile.__init__ = lambda self, fp: None", "AsyncFile has another shape"),
+        ("del f.to_thread", "no longer use to_thread"),
     ],
 )
 def test_other_anyio_is_refused(change: str, complaint: str) -> None:
     python(
         f"""
         import anyio._backends._trio as t, anyio._core._eventloop as e
-        import anyio._core._synchronization as s
+        import anyio._core._synchronization as s, anyio._core._fileio as f
         {change}
         try:
             import trio_lio.anyio
