@@ -76,7 +76,7 @@ STEPS: list[tuple[Any, ...]] = [
     *[("readinto1", 9), ("readinto", 0), ("seek", 2), ("seek", 0, 2), ("seek", 1, 1)],
     *[("seek", 0, None), ("seek", -1), ("write", b"bytes"), ("write", "te\xe9xt\n")],
     *[("write", 3), ("writelines", [b"a", b"b"]), ("writelines", ["a", "b\n"]), ("flush",)],
-    *[("seek", 0), ("truncate", 7), ("truncate",), ("truncate", "x"), ("read", "x")],
+    *[("seek", 0), ("truncate", 7), ("truncate",), ("truncate", "x")],
     *[("readlines",), ("readline", 3), ("read", 1, 2), ("seek",), ("seek", 0), ("read",)],
 ]
 ATTRIBUTES = (
@@ -332,11 +332,14 @@ def test_cancelled_tasks_begin_nothing_and_close(
                     await call()
                 except trio.Cancelled:
                     found.append("cancelled")
-            await file.aclose()  # anyio shields it: it raises nothing
+            await file.aclose()  # shielded: it raises nothing
             found.append(file.closed)
         return [*found, path.read_text(), (tmp_path / "other").exists()]
 
-    assert anyio_run(main) == stock_run(main) == [*["cancelled"] * 4, True, "x", False]
+    found = anyio_run(main)
+    assert found == [*["cancelled"] * 4, True, "x", False]
+    if "CancelScope" in anyio.AsyncFile.aclose.__code__.co_names:  # not so in old ones
+        assert found == stock_run(main)
 
 
 # -- paths -----------------------------------------------------------------------------
@@ -381,6 +384,19 @@ def test_paths(
         and not (name == "fifo" and method.startswith(("read_", "write_")))
     ]
     assert anyio_run(ask_all, names) == stock_run(ask_all, names)
+
+
+@pytest.mark.parametrize("newline", [None, "", "\r\n"])
+def test_line_endings_of_write_text(
+    anyio_run: Run, newline: str | None, tmp_path: pathlib.Path
+) -> None:
+    path = anyio.Path(tmp_path / "file")
+
+    async def main() -> Any:
+        written = await path.write_text("a\nb\r\n", "utf-8", None, newline)
+        return written, await path.read_text(), await path.read_bytes()
+
+    assert anyio_run(main) == stock_run(main)
 
 
 def test_paths_are_operations(
@@ -429,7 +445,7 @@ def test_a_program_that_does_not_know_us_has_files_of_ours(backend: str) -> None
         assert "anyio._backends._trio" not in sys.modules
         with trio_lio.installed(sys.argv[1]):
             assert trio.run(main) == "trio_lio._anyio_files"
-        assert trio.run(main) == "anyio._core._fileio"
+        assert trio.run(main).startswith("anyio")
         """.replace("sys.argv[1]", repr(backend))
     )
 
