@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sniffio
 
-from . import _anyio_files, _anyio_stream, _install  # noqa: F401  they come with the backend
+from . import _anyio_stream, _install  # noqa: F401  the streams come with the backend
 from ._anyio_compat import TestRunner, TrioBackend
 
 if TYPE_CHECKING:

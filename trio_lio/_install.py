@@ -244,7 +244,10 @@ def _look_for_anyio() -> None:
     if not _anyio_seen and "anyio" in sys.modules:
         _anyio_seen = True
         with contextlib.suppress(ImportError):
-            from . import _anyio_files, _anyio_stream  # noqa: F401
+            from . import _anyio_stream  # noqa: F401
+
+            if sys.platform != "win32":
+                from . import _anyio_files  # noqa: F401
 
 
 def add_layer(layer: Any) -> None:
