@@ -14,7 +14,6 @@ import trio
 import trio.testing
 
 import trio_lio
-import trio_lio._faults
 import trio_lio._install
 import trio_lio.lowlevel
 
@@ -150,8 +149,6 @@ def test_keyboard_interrupt_before_every_line(part: int, run: Run, backend: str)
             # Signals do not come there.
             while trio_lio._install._lock._is_owned():
                 trio_lio._install._lock.release()
-            if trio_lio._faults._lock.locked():
-                trio_lio._faults._lock.release()
             try:
                 traffic.check()
             except AssertionError as exc:
