@@ -28,6 +28,7 @@ KQUEUE = [
     *("aarch64-macos", "x86_64-macos", "x86_64-freebsd", "aarch64-freebsd"),
     *("x86_64-openbsd", "aarch64-openbsd", "x86_64-netbsd", "aarch64-netbsd"),
 ]
+WINDOWS = ["x86_64-windows-gnu", "aarch64-windows-gnu"]
 EMULATED = {
     "aarch64-linux-musl": ("qemu-aarch64-static", "qemu-aarch64"),
     "s390x-linux-musl": ("qemu-s390x-static", "qemu-s390x"),
@@ -47,6 +48,10 @@ def sources_of(target: str) -> tuple[list[str], list[str]]:
         if isinstance(line, ast.Assign) and isinstance(line.value, ast.List):
             [name] = line.targets
             lists[ast.unparse(name)] = ast.literal_eval(line.value)
+    if target in WINDOWS:
+        # Which Windows that is, this compiler says itself.
+        macros = [macro for macro in lists["WINDOWS_MACROS"] if "_WINNT" not in macro]
+        return lists["PORTABLE"] + lists["WINDOWS"], macros
     common = lists["PORTABLE"] + lists["POSIX"]
     if target in KQUEUE:
         return common + lists["KQUEUE"], ["-DLIO_KQUEUE"]
@@ -57,7 +62,8 @@ def compile_for(target: str, folder: Path) -> str:
     """The compiler's complaints, or nothing."""
     names, flags = sources_of(target)
     # Without assertions it must not complain, either; once for each set of files will do.
-    ways = ["-UNDEBUG", "-DNDEBUG"] if target in (LINUX[0], KQUEUE[0]) else ["-UNDEBUG"]
+    first = target in (LINUX[0], KQUEUE[0], WINDOWS[0])
+    ways = ["-UNDEBUG", "-DNDEBUG"] if first else ["-UNDEBUG"]
     said = ""
     for name in names:
         for assertions in ways:
@@ -97,7 +103,7 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="also run tests, with qemu-user")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
     options = parser.parse_args()
-    targets = options.targets or [*LINUX, *KQUEUE]
+    targets = options.targets or [*LINUX, *KQUEUE, *WINDOWS]
     started = time.monotonic()
     failed = 0
     with tempfile.TemporaryDirectory() as scratch:

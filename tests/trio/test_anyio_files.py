@@ -21,7 +21,7 @@ import trio_lio
 import trio_lio.anyio
 from trio_lio import _pipe
 
-from .support import PATIENCE, all_in_flight, pattern, statistics
+from .support import PATIENCE, all_in_flight, case_id, pattern, statistics
 from .test_anyio import python
 from .test_paths import CALLS, NAMES, make_tree, plain, told, tree
 
@@ -132,7 +132,7 @@ async def everything(way: str, path: pathlib.Path, arguments: tuple[Any, ...]) -
 @pytest.mark.filterwarnings("ignore:line buffering")
 @pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
 @pytest.mark.parametrize("way", ["open_file", "Path.open"])
-@pytest.mark.parametrize("arguments", OPENS, ids=repr)
+@pytest.mark.parametrize("arguments", OPENS, ids=case_id)
 def test_files(
     anyio_run: Run, way: str, arguments: tuple[Any, ...], there: bool, tmp_path: pathlib.Path
 ) -> None:
@@ -345,7 +345,7 @@ def test_cancelled_tasks_begin_nothing_and_close(
 # -- paths -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", CALLS, ids=repr)
+@pytest.mark.parametrize("call", CALLS, ids=case_id)
 def test_paths(
     anyio_run: Run,
     call: tuple[Any, ...],
