@@ -13,13 +13,18 @@ from typing import Any
 import pytest
 
 import trio_lio
-from trio_lio.bench import _main, _report, _servers
+from trio_lio.bench import _lab, _main, _report, _servers
 from trio_lio.bench._lab import CPU, RATE, Lab, Measurement, Result
 
 from .test_cli import lio
 
 TINY = ["--rounds", 2, "--seconds", 0.05]
 BACKENDS = [info.name for info in trio_lio.available_backends() if info.available]
+
+
+class NoProgress:
+    def show(self, text: str, done: float = 0.0) -> None: ...
+    def step(self, text: str) -> None: ...
 
 
 def test_all_works_and_rows_are_listed(tmp_path: Path) -> None:
@@ -68,6 +73,13 @@ def test_one_work_from_end_to_end(tmp_path: Path) -> None:
     assert json.loads(as_json.stdout)["works"].keys() == {"pingpong"}
 
 
+def test_a_program_that_hangs_is_a_failed_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lab, "_PROGRAM_SECONDS", 0.1)
+    lab = Lab(1, 0.1, None, NoProgress())  # type: ignore[arg-type]
+    with pytest.raises(_lab.BenchError, match="ticks on trio took longer than 0.1 s"):
+        lab.run_program("ticks", None, "--ticks", "1000000000")
+
+
 def test_bad_requests(tmp_path: Path) -> None:
     done = lio("bench", "nonsense", cwd=tmp_path)
     assert done.returncode == 1
@@ -86,10 +98,6 @@ def test_bad_requests(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class NoProgress:
-        def show(self, text: str, done: float = 0.0) -> None: ...
-        def step(self, text: str) -> None: ...
-
     missing = {"uvloop", "anyio", "matplotlib"}
     find = importlib.util.find_spec
 

@@ -319,6 +319,10 @@ class Lab:
             os.sched_setaffinity(process.pid, {self.cpu})
         try:
             out, _ = process.communicate(timeout=_PROGRAM_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise BenchError(
+                f"{script} on {backend or STOCK} took longer than {_PROGRAM_SECONDS:g} s"
+            ) from None
         finally:
             process.kill()
             process.wait()
