@@ -30,7 +30,8 @@ class NoProgress:
 def test_all_works_and_rows_are_listed(tmp_path: Path) -> None:
     done = lio("bench", "--list", cwd=tmp_path)
     assert done.returncode == 0
-    for row in ("1", "2", "3", "4", "4b", *map(str, range(5, 15))):
+    rows = ["1", "2", "3", "4", "4b", *map(str, range(5, 15))]
+    for row in rows + [f"F{number}" for number in range(1, 8)]:
         assert any(row in _main._module(name).ROWS for name in _main.WORKS)
     for name in _main.WORKS:
         assert name in done.stdout
@@ -71,6 +72,27 @@ def test_one_work_from_end_to_end(tmp_path: Path) -> None:
 
     as_json = lio("bench", "pingpong", *TINY, "--out", out, "--json", cwd=tmp_path)
     assert json.loads(as_json.stdout)["works"].keys() == {"pingpong"}
+
+
+def test_files_from_end_to_end(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    done = lio("bench", "F3", "--rounds", 1, "--seconds", 0.002, "--out", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [(name, work)] = json.loads((out / "bench.json").read_text())["works"].items()
+    assert name == "files"
+    servers = {f"lio-{backend}" for backend in BACKENDS} | {"trio"}
+    for measured in work["measurements"]:
+        assert measured["server"] in servers
+        assert all(
+            len(values) == 1 and values[0] > 0 for values in measured["metrics"].values()
+        )
+    assert len(work["measurements"]) == 8 * len(servers)
+    aimed = [f for f in work["figures"] if f["target"] is not None]
+    assert {f["row"] for f in aimed} == {f"F{number}" for number in range(1, 8)}
+    assert len(aimed) == 8 * len(BACKENDS)
+    assert not any(figure["at_most"] for figure in aimed)
+    # Where stock Trio was given less to do, it is still a rate that is compared.
+    assert {f["metric"] for f in aimed} == {"reads/s", "MiB/s", "files/s", "lines/s"}
 
 
 def test_a_program_that_hangs_is_a_failed_work(monkeypatch: pytest.MonkeyPatch) -> None:

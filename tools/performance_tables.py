@@ -53,7 +53,12 @@ def where(stamp: dict[str, Any]) -> str:
 
 def figures_of(found: Any) -> list[dict[str, Any]]:
     figures = [f for work in found["works"].values() for f in work["figures"]]
-    return sorted(figures, key=lambda f: (int(re.sub(r"\D", "", f["row"])), f["row"]))
+
+    def place(figure: dict[str, Any]) -> tuple[str, int, str]:
+        letters, digits, rest = re.fullmatch(r"(\D*)(\d+)(.*)", figure["row"]).groups()
+        return letters, int(digits), rest
+
+    return sorted(figures, key=place)
 
 
 def target_of(figure: dict[str, Any]) -> tuple[str, str]:

@@ -38,7 +38,10 @@ CHECKPOINTS = "checkpoints/s"
 THROUGHPUT = "MiB/s"
 MEMORY = "KiB resident/idle receive"
 RUN_TIME = "us/run"
-MORE_IS_BETTER = {RATE, CHECKPOINTS, THROUGHPUT}
+READS = "reads/s"
+FILES = "files/s"
+LINES = "lines/s"
+MORE_IS_BETTER = {RATE, CHECKPOINTS, THROUGHPUT, READS, FILES, LINES}
 
 
 class BenchError(Exception):
@@ -309,14 +312,18 @@ class Lab:
 
         return self.in_turn(setting, list(by_name), measure)
 
-    def run_program(self, script: str, backend: str | None, *arguments: str) -> Any:
-        """Runs one of the `programs` to its end; the JSON that it prints."""
+    def run_program(
+        self, script: str, backend: str | None, *arguments: str, alone: bool = True
+    ) -> Any:
+        """Runs one of the `programs` to its end; the JSON that it prints. If it is not
+        ``alone``, but has threads or processes beside it, it has our CPU too."""
         path = str(HERE / "programs" / f"{script}.py")
         process = subprocess.Popen(
             [sys.executable, *under(backend), path, *arguments], stdout=subprocess.PIPE
         )
         if self.cpu is not None:
-            os.sched_setaffinity(process.pid, {self.cpu})
+            cpus = {self.cpu} if alone else {self.cpu, *os.sched_getaffinity(0)}
+            os.sched_setaffinity(process.pid, cpus)
         try:
             out, _ = process.communicate(timeout=_PROGRAM_SECONDS)
         except subprocess.TimeoutExpired:

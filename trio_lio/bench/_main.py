@@ -30,6 +30,7 @@ WORKS = (
     "udp",
     "latency",
     "threads",
+    "files",
 )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._lab import Figure, Result
 
 FORMAT = 1
+_PANELS_ACROSS = 4
 
 
 def _cpu_model() -> str:
@@ -220,7 +221,7 @@ def _bars(
 ) -> None:
     colours = ["#1f77b4" if mine else "#b0b0b0" for mine in own]
     axes.barh(range(len(labels)), values, color=colours)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
     for place, value in enumerate(values):
         axes.text(value, place, f" {number(value)}", va="center", fontsize=8)
@@ -232,12 +233,23 @@ def _plot_work(pyplot: Any, title: str, result: Result, path: Path) -> list[Path
     """A panel for each metric, a bar for each server and setting."""
     metrics = list(dict.fromkeys(m for found in result.measurements for m in found.metrics))
     settings = list(dict.fromkeys(found.setting for found in result.measurements))
-    rows = len(result.measurements)
+    found_by = {m: [f for f in result.measurements if m in f.metrics] for m in metrics}
+    columns = min(len(metrics), _PANELS_ACROSS)
+    bars = [
+        max(len(found_by[m]) for m in metrics[at : at + columns])
+        for at in range(0, len(metrics), columns)
+    ]
     figure, panels = pyplot.subplots(
-        1, len(metrics), figsize=(5 * len(metrics), 1.2 + 0.3 * rows), squeeze=False
+        len(bars),
+        columns,
+        figsize=(5 * columns, sum(1.2 + 0.3 * count for count in bars)),
+        height_ratios=bars,
+        squeeze=False,
     )
-    for metric, axes in zip(metrics, panels[0], strict=True):
-        having = [found for found in result.measurements if metric in found.metrics]
+    for axes in panels.flat[len(metrics) :]:
+        axes.remove()
+    for metric, axes in zip(metrics, panels.flat, strict=False):
+        having = found_by[metric]
         labels = [
             KINDS[f.server].label + (f" ({f.setting})" if len(settings) > 1 else "")
             for f in having
