@@ -52,8 +52,11 @@ WRAPPED = {
     "test_no_memory": ("malloc", "calloc", "realloc", "free", "mmap", "munmap"),
 }
 # These count descriptors, of which valgrind has some of its own, race with signals, which it
-# delivers when it likes, and hand over bad addresses on purpose.
-NOT_UNDER_VALGRIND = {"test_contract_fds", "test_contract_wait", "test_fuzz"}
+# delivers when it likes, hand over bad addresses on purpose, and watch processes by pidfd_open,
+# which it may not know.
+NOT_UNDER_VALGRIND = {
+    *("test_contract_fds", "test_contract_wait", "test_fuzz", "test_kqueue_on_linux"),
+}
 # What only Windows has: tools/wine.py builds and tests it.
 WINDOWS = ("iocp", "no_posix")
 # A test hangs rather than takes so long.

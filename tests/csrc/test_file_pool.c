@@ -418,7 +418,13 @@ static void test_splice(void)
         push(h, 1, fill);
         push(h, 2, drain);
         CHECK(harness_result(h, 1) > 0);
-        CHECK_EQ(harness_wait(h, 20 * MS), 0); /* the socket is full */
+        harness_wait(h, 20 * MS); /* the socket is full */
+        while (harness_is_done(h, 2) && check_now() < until) {
+            out += h->of[2].result; /* TCP found more room after all */
+            stuff(fds[0]);
+            push(h, 2, drain);
+            harness_wait(h, 20 * MS);
+        }
         CHECK_EQ(lio_cancel(h->b, 2), 0);
         CHECK_EQ(harness_result(h, 2), -ECANCELED);
         in = h->of[1].result;
