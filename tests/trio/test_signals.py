@@ -209,17 +209,19 @@ def test_methods_are_protected_from_keyboard_interrupt(
     """A KeyboardInterrupt must not come between the data and its receiver."""
     seen: list[bool] = []
 
-    def watch(module: Any) -> None:
-        real = module.manager_of
+    def watch(module: Any, name: str) -> None:
+        real = getattr(module, name)
 
-        def manager_of(sock: Any) -> Any:
+        def watched(*args: Any) -> Any:
             seen.append(trio.lowlevel.currently_ki_protected())
-            return real(sock)
+            return real(*args)
 
-        monkeypatch.setattr(module, "manager_of", manager_of)
+        monkeypatch.setattr(module, name, watched)
 
-    watch(trio_lio._socket)
-    watch(trio_lio._stream)
+    # What each method calls first.
+    watch(trio_lio._socket, "manager_of")
+    watch(trio_lio._stream, "_receive")
+    watch(trio_lio._stream, "_send")
 
     async def main() -> None:
         a, b = half_foreign_pair()
