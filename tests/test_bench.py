@@ -216,5 +216,6 @@ def test_a_work_that_fails_loses_nothing_of_the_others(
     assert _main.bench(plan, ["8", "ticks"]) == 1
     found = json.loads((tmp_path / "bench.json").read_text())
     assert list(found["works"]) == ["ticks"]
-    assert found["notes"] == ["startup failed: this one did not start"]
+    # Without matplotlib there is another note, of plots.
+    assert found["notes"][0] == "startup failed: this one did not start"
     assert "startup failed" in capsys.readouterr().out

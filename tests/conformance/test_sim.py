@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -363,13 +364,19 @@ def test_same_seed_same_run(faults: Faults | None) -> None:
     assert len({trace for trace, *_ in runs}) == len(SEEDS)
 
 
-def test_same_seed_same_run_in_another_process() -> None:
+def test_same_seed_same_run_in_another_process(tmp_path: Path) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    # Last: the package that is installed goes before the sources beside these tests.
     code = (
-        "from tests.conformance import test_sim\nprint(test_sim.program(4, test_sim.ROUGH)[0])"
+        f"import sys; sys.path.append({root!r}); from tests.conformance import test_sim;"
+        "print(test_sim.program(4, test_sim.ROUGH)[0])"
     )
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        check=True,
     )
     assert int(done.stdout) == program(4, ROUGH)[0]
 
