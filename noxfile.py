@@ -35,7 +35,6 @@ nox.options.sessions = [
     "sanitize_python",
     "kqueue",
     "cross",
-    "wine",
     "soak",
     "instructions",
 ]

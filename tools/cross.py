@@ -36,6 +36,9 @@ EMULATED = {
 # What an emulator of system calls does not do as a kernel does: these look at all descriptors
 # of the process, at every mapping that is made, or at moments; the fuzzer crashes the emulator.
 NOT_EMULATED = {"test_contract_fds", "test_contract_spin", "test_fuzz", "test_no_memory"}
+# An emulated arm64 lets a later load overtake a sequentially consistent store, which no arm64
+# does: with a fence between the two, the wake that is lost then and now is not (qemu 7.2).
+NOT_EMULATED |= {"test_contract_wait"}
 # They pass, and take a minute each.
 NOT_EMULATED |= {"test_contract_load", "test_contract_send"}
 
