@@ -265,8 +265,11 @@ class TextFile(AsyncFile):
 
     @call
     async def readlines(self, hint: int | None = -1, /) -> list[str]:
+        wanted = size_argument(hint)
+        self._descriptor.check_open()
+        await self._send()
         self._check_readable()
-        return await lines_until(size_argument(hint), self._read_line, self._descriptor)
+        return await lines_until(wanted, self._read_line, self._descriptor)
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> str:

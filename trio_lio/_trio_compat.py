@@ -102,6 +102,7 @@ __all__ = [
     "current_reschedule",
     "file_module",
     "highlevel_socket",
+    "in_run",
     "io_windows",
     "let_others_run",
     "must_not_begin",
@@ -186,6 +187,11 @@ def check() -> None:
         # Without messages in the standard library there are none in Trio.
         if hasattr(stdlib_socket.socket, name) and name not in SocketType.__dict__:
             raise _refuse(f"_SocketType.{name} is gone")
+
+
+def in_run() -> bool:
+    """Whether this thread is in a Trio run. (``trio.lowlevel.in_trio_run`` is new in 0.28.)"""
+    return hasattr(run_context, "runner")
 
 
 def current_reschedule() -> Any:

@@ -14,12 +14,11 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from . import _faults
 from ._faults import FaultCounts, Faults, Injected
 from ._install import installed
 from ._sim_stream import SimulatedStream, simulated_stream_pair
+from ._trio_compat import in_run
 from .backends import Sim
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def faults(
       RuntimeError: inside a run. Its backend is made; put the block around ``trio.run``.
       TypeError, ValueError: a bad seed or chance, or one that does not exist.
     """
-    if trio.lowlevel.in_trio_run():
+    if in_run():
         raise RuntimeError(
             "trio_lio.testing.faults() is for runs that begin in it, and this run has begun: "
             "put it around trio.run, or mark the test with @pytest.mark.lio_faults(...)"

@@ -981,3 +981,26 @@ def test_the_file_object_is_collected_at_the_end(run: Run, path: Path) -> None:
         warnings.simplefilter("error")
         run(main)
         gc.collect()
+
+
+@pytest.mark.parametrize("method", ["readline", "readlines"])
+def test_a_read_of_what_is_open_to_write_sends_the_text_on(
+    run: Run, path: Path, method: str
+) -> None:
+    """As the built-in open: the buffer has it, and more than fits is in the file."""
+    found = []
+
+    async def ours() -> None:
+        async with await open_ours(path, "w", buffering=5) as file:
+            await file.write("aaaaaaa")
+            with pytest.raises(io.UnsupportedOperation):
+                await getattr(file, method)()
+            found.append(path.read_bytes())
+
+    run(ours)
+    with open(path, "w", buffering=5) as file:
+        file.write("aaaaaaa")
+        with pytest.raises(io.UnsupportedOperation):
+            getattr(file, method)()
+        found.append(path.read_bytes())
+    assert found[0] == found[1] == b"aaaaaaa"
