@@ -1,13 +1,15 @@
-"""One fixture for the backend, and three that watch over every test."""
+"""A fixture for the backend, three that watch over every test, and files."""
 
 from __future__ import annotations
 
 import faulthandler
 import functools
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +159,28 @@ def same_on_each(run: Callable[..., Any], request: pytest.FixtureRequest) -> Cal
         return ours
 
     return compare
+
+
+# -- files -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"first\nsecond\nthird\n")
+    return path
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def both_ends(fifo: Path) -> Iterator[tuple[Path, int]]:
+    """A FIFO that can be opened for reading and writing, and a descriptor that does both."""
+    fd = os.open(fifo, os.O_RDWR)
+    yield fifo, fd
+    os.close(fd)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+import trio_lio
+
 if sys.platform != "win32":
     import resource
 
@@ -341,3 +343,9 @@ def case_id(value: object) -> str:
     """The `repr` of a parameter, without addresses: side by side, every process that runs
     tests has to call them the same."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+async def open_ours(*args: Any, **kwargs: Any) -> Any:
+    file = await trio_lio.open_file(*args, **kwargs)
+    assert isinstance(file, trio_lio.AsyncFile)
+    return file
