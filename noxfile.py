@@ -146,7 +146,7 @@ def _pytest(
 
 
 # No test needs the machine for itself, and many of them wait.
-SIDE_BY_SIDE = ["-n", "auto", "--maxprocesses", "4"]
+SIDE_BY_SIDE = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 
 
 def _run_tests(session: nox.Session, copy: Path, *parts: str) -> None:
