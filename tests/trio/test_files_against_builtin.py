@@ -121,6 +121,8 @@ async def compare(case: Case) -> None:
                 assert got == wanted, where
                 if isinstance(wanted, tuple) and wanted[0] in UNICODE_ERRORS:
                     break  # what was read so far may be gone there, and still be here
+                if step[0] == "seek" and isinstance(wanted, tuple):
+                    break  # a buffered file may take -1 for its position from then on
                 assert attributes(ours) == attributes(stock), where
                 contents = []
                 for path in paths:
