@@ -30,10 +30,10 @@ MODES = ["rb", "wb", "ab", "r+b", "r", "w", "a", "r+"]
 def test_files_of_dev_and_proc(run: Run) -> None:
     async def main() -> None:
         async with await open_ours("/dev/zero", "rb", 0) as file:
-            assert await file.read(100_000) == bytes(100_000)
-            many = await file.read(1_000_000)  # a device may give fewer
-            assert many
-            assert many == bytes(len(many))
+            for size in (100_000, 1_000_000):
+                many = await file.read(size)  # a device may give fewer
+                assert 0 < len(many) <= size
+                assert many == bytes(len(many))
         async with await open_ours("/dev/null", "r+b") as file:
             assert await file.write(bytes(100_000)) == 100_000
             assert await file.read() == b""

@@ -254,9 +254,11 @@ def test_setuid(backend: str, tmp_path: Any) -> None:
 # -- want ------------------------------------------------------------------------------
 
 
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
 @pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""),
-    reason="the address sanitizer itself needs all the address space",
+    SANITIZED, reason="the address sanitizer itself needs all the address space"
 )
 def test_want_of_memory_for_a_backend_is_an_error_and_no_fallback(backend: str) -> None:
     """At each limit of address space: ENOMEM, or a run on the backend that was asked for."""
@@ -415,6 +417,9 @@ def test_server_lives_through_a_want_of_descriptors(run: Run) -> None:
 # -- a long life -----------------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    SANITIZED, reason="the address sanitizer keeps what is freed, to see who uses it still"
+)
 def test_million_operations_leave_the_heap_as_it_was(run: Run, backend: str) -> None:
     """Sends, receives of each kind, cancelled ones, accepts: what each held is given back."""
     if os.environ["TRIO_LIO_URING_WITHOUT"]:
