@@ -336,7 +336,7 @@ static int send_flags(const lio_op *op)
 #endif
 }
 
-static lio_attempt send_all(lio_backend *b, lio_slot *slot, uint8_t traits)
+static lio_attempt send_all(lio_backend *b, lio_slot *slot)
 {
     const lio_op *op = &slot->op;
     no_sigpipe(b, (int)op->fd);
@@ -352,8 +352,6 @@ static lio_attempt send_all(lio_backend *b, lio_slot *slot, uint8_t traits)
         slot->moved += (uint64_t)count;
         if (slot->moved == op->len)
             return done((int64_t)slot->moved);
-        if (traits & LIO_TRAIT_TCP && (size_t)count < length_of(left))
-            return undone(LIO_NOT_READY, LIO_WRITER); /* the buffer is full, an edge comes */
     }
     return undone(LIO_AGAIN, LIO_WRITER);
 }
@@ -628,7 +626,7 @@ lio_attempt lio_poller_try(lio_backend *b, uint32_t number, uint8_t traits)
     case LIO_ACCEPT:
         return try_accept(b, op);
     case LIO_SEND:
-        return op->op_flags & LIO_OP_ALL ? send_all(b, slot, traits)
+        return op->op_flags & LIO_OP_ALL ? send_all(b, slot)
                                          : send_once(b, op, extra, traits);
     case LIO_SENDMSG:
     case LIO_SENDTO:

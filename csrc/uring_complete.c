@@ -125,11 +125,11 @@ static void complete_send(lio_backend *b, uint32_t number, int64_t result)
         slot->moved += (uint64_t)result;
     if (!cancelling) {
         bool full = result == -EAGAIN && !(slot->op.flags & MSG_DONTWAIT);
-        if (full || (result > 0 && all && slot->moved < slot->op.len)) {
+        if (full) {
             lio_uring_once_more(b, number, STAGE_WRITABLE, true);
             return;
         }
-        if (result == -EINTR) {
+        if (result == -EINTR || (result > 0 && all && slot->moved < slot->op.len)) {
             lio_uring_once_more(b, number, STAGE_AGAIN, true);
             return;
         }
