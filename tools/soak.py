@@ -10,6 +10,9 @@ cut into small pieces and reset; every second run with `trio_lio.testing.faults`
 backend. Checked: each byte that was read against the one written, that
 no call waits for ever, after every run the open descriptors, at the end the resident memory.
 Exit code 0: nothing was lost.
+
+``--self-test`` shows that the soak would see it: short soaks in which something is spoiled on
+purpose (`soak_losses`), each of which has to fail and to say why, and one that has to pass.
 """
 
 from __future__ import annotations
@@ -35,12 +38,13 @@ from typing import Any
 import attrs
 import trio
 from soak_jobs import JOBS, Book
+from soak_losses import LOSSES, losing
 
 import trio_lio
 import trio_lio.testing
 
 RUN_SECONDS = 6.0
-# No job takes a second of its own; the machine may be busy.
+# No job takes a second of its own; the machine may be busy. Seconds.
 JOB_PATIENCE = 120.0
 WORKERS = 24
 # What an allocator keeps for itself varies; a leak in some million operations is far above it.
@@ -89,12 +93,12 @@ class Signals:
         self._thread.join()
 
 
-async def one_run(book: Book, dice: random.Random, until: float) -> None:
+async def one_run(book: Book, dice: random.Random, until: float, patience: float) -> None:
     async def work(dice: random.Random) -> None:
         while time.monotonic() < until:
             job = dice.choice(JOBS)
             try:
-                with trio.fail_after(JOB_PATIENCE):
+                with trio.fail_after(patience):
                     await job(book, dice)
             except trio.TooSlowError:
                 raise AssertionError(f"{job.__name__} waits for ever") from None
@@ -126,7 +130,7 @@ def _faults(book: Book, backend: str, dice: random.Random | None) -> Iterator[No
         book.faults[f"injected {name.replace('_', ' ')}"] += count
 
 
-def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
+def soak(backend: str, minutes: float, seed: int, patience: float) -> dict[str, Any]:
     """Soaks one backend in this process; returns what there is to tell."""
     faulthandler.enable()
     dice = random.Random(f"{backend} {seed}")
@@ -139,11 +143,11 @@ def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
     with Signals(random.Random(seed)) as signals:
         before = open_fds()
         while not error and (time.monotonic() < end or runs < 2):
-            faulthandler.dump_traceback_later(RUN_SECONDS + 2 * JOB_PATIENCE, exit=True)
+            faulthandler.dump_traceback_later(RUN_SECONDS + 2 * patience, exit=True)
             try:
                 until = min(time.monotonic() + RUN_SECONDS, max(end, time.monotonic() + 1))
                 with _faults(book, backend, dice if runs % 2 else None):
-                    trio_lio.run(one_run, book, dice, until, backend=backend)
+                    trio_lio.run(one_run, book, dice, until, patience, backend=backend)
             except BaseException as exc:
                 import traceback
 
@@ -161,11 +165,15 @@ def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
     growth = resident() - (warm or resident())
     if growth > MEMORY_ALLOWED and not error:
         error = f"resident memory grew by {growth >> 20} MiB"
+    found = {"runs": runs, "fds_leaked": leaked, "memory_growth": growth, "error": error}
+    return result(backend, seed, time.monotonic() - started, book, **found)
+
+
+def result(backend: str, seed: int, seconds: float, book: Book, **found: Any) -> dict[str, Any]:
     return {
         "backend": backend,
         "seed": seed,
-        "seconds": time.monotonic() - started,
-        "runs": runs,
+        "seconds": seconds,
         "jobs": dict(book.jobs),
         "operations": book.operations,
         "cancelled": book.cancelled,
@@ -173,9 +181,7 @@ def soak(backend: str, minutes: float, seed: int) -> dict[str, Any]:
         "bytes": book.bytes,
         "faults": dict(book.faults),
         "bytes_lost": book.lost,
-        "fds_leaked": leaked,
-        "memory_growth": growth,
-        "error": error,
+        **found,
     }
 
 
@@ -198,25 +204,68 @@ def show(result: dict[str, Any]) -> None:
     )
 
 
+def self_test(backend: str, seed: int) -> int:
+    """How many losses the soak did not see."""
+    command = [sys.executable, __file__, "--minutes", "0.05", "--patience", "5"]
+    command += ["--backend", backend, "--seed", str(seed)]
+    soaks = {
+        kind: subprocess.Popen(
+            [*command, *(["--lose", kind] if kind else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for kind in (None, *LOSSES)
+    }
+    missed = 0
+    for kind, child in soaks.items():
+        said, _ = child.communicate()
+        failed = child.returncode != 0
+        as_wanted = failed and LOSSES[kind][2] in said if kind else not failed
+        missed += not as_wanted
+        verdict = (
+            ("seen" if kind else "passed") if as_wanted else "NOT SEEN" if kind else "FAILED"
+        )
+        print(f"{f'lost on purpose: {kind}' if kind else 'nothing lost':30} {verdict}")
+        if not as_wanted:
+            print(said)
+    return missed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("::")[0])
     parser.add_argument("--minutes", type=float, default=2.0, help="default 2")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--backend", action="append", help="default: all that run here")
     parser.add_argument("--json", type=Path, help="a file for the results")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=JOB_PATIENCE,
+        help="seconds after which a job is said to wait for ever; default 120",
+    )
+    parser.add_argument(
+        "--self-test", action="store_true", help="only shows that losses are seen"
+    )
+    parser.add_argument("--lose", choices=LOSSES, help="spoils something on purpose")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        json.dump(soak(options.backend[0], options.minutes, options.seed), sys.stdout)
+        with losing(options.lose):
+            one = soak(options.backend[0], options.minutes, options.seed, options.patience)
+        json.dump(one, sys.stdout)
         return
     backends = options.backend or [
         info.name
         for info in trio_lio.available_backends()
         if info.available and info.name != "sim"  # it has no network
     ]
+    if options.self_test:
+        sys.exit(self_test(backends[0], options.seed) != 0)
     print(f"soaking {', '.join(backends)} for {options.minutes:g} min, seed {options.seed}")
     command = [sys.executable, __file__, "--one", "--minutes", str(options.minutes)]
-    command += ["--seed", str(options.seed)]
+    command += ["--seed", str(options.seed), "--patience", str(options.patience)]
+    command += ["--lose", options.lose] if options.lose else []
     children = [
         subprocess.Popen([*command, "--backend", name], stdout=subprocess.PIPE, text=True)
         for name in backends
@@ -224,10 +273,12 @@ def main() -> None:
     results = []
     for name, child in zip(backends, children, strict=True):
         said, _ = child.communicate()
-        if child.returncode != 0:
-            print(f"=== soak, {name}: 1 failed in 0.00s ===")
-            sys.exit(f"{name}: exit code {child.returncode}")
-        results.append(json.loads(said))
+        if child.returncode == 0:
+            results.append(json.loads(said))
+        else:
+            error = f"the soak hung or crashed, with exit code {child.returncode}: see above"
+            nothing = {"runs": 0, "fds_leaked": 0, "memory_growth": 0, "error": error}
+            results.append(result(name, options.seed, 0.0, Book(), **nothing))
         show(results[-1])
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1))
