@@ -11,25 +11,27 @@ runs that follow: some of Trio's tests do not know the newest Python or pytest y
 from __future__ import annotations
 
 import os
-import platform
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import trio
 
 import trio_lio
 
-LEFT_OUT = Path(__file__).with_name("left_out.txt")
 BACKEND = os.environ["TRIO_SUITE_BACKEND"]
 FAILED = Path(os.environ.get("TRIO_SUITE_FAILED", os.devnull))
 
 
-def _left_out() -> dict[str, str]:
-    lines = [line for line in LEFT_OUT.read_text().splitlines() if line.strip()]
-    return dict(re.split(r" {2,}", line, maxsplit=1) for line in lines if line[0] != "#")
+def _listed(file: str) -> tuple[str, ...]:
+    text = Path(__file__).with_name(file).read_text()
+    lines = [line for line in text.splitlines() if line.strip()]
+    return tuple(re.split(r" {2,}", line)[0] for line in lines if line[0] != "#")
+
+
+LEFT_OUT = _listed("left_out.txt")
+WITHOUT_FILES = _listed("without_files.txt")
 
 
 def _name(item: pytest.Item) -> str:
@@ -45,16 +47,17 @@ def pytest_configure() -> None:
         trio_lio.install(backend=BACKEND)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _versions(record_testsuite_property: Callable[[str, object], None]) -> None:
-    """Into the results, for tools/reliability.py."""
-    record_testsuite_property("python", platform.python_version())
-    record_testsuite_property("trio", trio.__version__)
-
-
 def pytest_unconfigure() -> None:
     if BACKEND != "stock":
         trio_lio.uninstall()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if BACKEND == "stock" or not _name(item).endswith(WITHOUT_FILES):
+        return (yield)
+    with trio_lio.installed(backend=BACKEND, files=False):
+        return (yield)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -68,8 +71,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    names = tuple(_left_out())
-    left_out = [item for item in items if _name(item).endswith(names)]
+    left_out = [item for item in items if _name(item).endswith(LEFT_OUT)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
