@@ -139,7 +139,14 @@ def _pytest(
     results = os.environ.get("TRIO_LIO_RESULTS")
     if results:
         name = re.sub(r"[^\w.]+", "-", f"{session.name}-{record}").strip("-")
-        options += ["--junitxml", str(Path(results, f"{name}.xml").resolve())]
+        file = Path(results, f"{name}.xml").resolve()
+        options += ["--junitxml", str(file)]
+        code = (
+            "import json, platform, trio; "
+            "print(json.dumps({'python': platform.python_version(), 'trio': trio.__version__}))"
+        )
+        versions = str(session.run("python", "-c", code, silent=True))
+        file.with_suffix(".versions.json").write_text(versions)
     # Stock Trio is there to compare with, whatever it comes to.
     codes = [0, 1] if record == "stock" else [0]
     session.run(*program, *options, *arguments, env=env, success_codes=codes)
@@ -311,12 +318,13 @@ def trio_suite_matrix(session: nox.Session, trio: str) -> None:
 
 @nox.session
 def pytest_trio_suite(session: nox.Session) -> None:
-    """pytest-trio's own tests with trio-lio underneath, on each backend."""
+    """pytest-trio's own tests with trio-lio underneath, on each backend; and on Trio's own
+    manager, to compare."""
     _install(session, "test", "pytest-trio>=0.8")
     suite = ROOT / "tests" / "trio_suite"
     arguments = ["-c", str(suite / "pytest.ini"), "--pyargs", "pytest_trio", "-q"]
     arguments += ["-p", "trio_suite_plugin", "-p", "old_names_plugin", *session.posargs]
-    for backend in BACKENDS:
+    for backend in ["stock", *BACKENDS]:
         environment = {"PYTHONPATH": str(suite), "TRIO_SUITE_BACKEND": backend}
         _pytest(session, *arguments, record=backend, **environment)
 

@@ -3,6 +3,7 @@ of it into the documentation::
 
     python3 tools/reliability.py                # an hour and more
     python3 tools/reliability.py --minutes 30   # a longer soak
+    python3 tools/reliability.py --only soak    # one part anew, the others as they are
     python3 tools/reliability.py --render       # only writes, from results that are there
 
 Needs nox. Results are kept in build/reliability. Exit code 0: nothing failed, nothing was lost,
@@ -27,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability-measured.rst"
-LEFT_OUT = ROOT / "tests" / "trio_suite" / "left_out.txt"
+SUITE = ROOT / "tests" / "trio_suite"
 SESSIONS = [
     "pytest_trio_suite",
     "sanitize",
@@ -35,8 +36,8 @@ SESSIONS = [
     "tests",
     "tests_oldest",
     "trio_suite_matrix",
+    "soak",
 ]
-DEFAULT = platform.python_version()
 SUITES = {
     "tests": "trio-lio's own tests",
     "tests_oldest": "trio-lio's own tests, oldest Trio",
@@ -53,8 +54,6 @@ class Result:
     """What one run of pytest came to."""
 
     session: str
-    python: str = ""
-    trio: str = ""
     backend: str = ""
     passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
@@ -64,21 +63,16 @@ class Result:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        return self.session, self.python, self.trio
+        return self.session, self.versions["python"], self.versions["trio"]
 
 
 def parse_name(name: str) -> Result:
-    """The session, and what it ran on, from the name of its file."""
+    """The session, and the backend that it ran on, from the name of its file."""
     session = next(
         known for known in sorted(SUITES, key=len, reverse=True) if name.startswith(known)
     )
     result = Result(session)
-    rest = name[len(session) :]
-    if found := re.search(r"-(3\.\d+)", rest):
-        result.python = found[1]
-    if found := re.search(r"trio-(newest|oldest)", rest):
-        result.trio = found[1]
-    if found := re.search(r"-(stock|uring|epoll|sim)$", rest):
+    if found := re.search(r"-(stock|uring|epoll|sim)$", name):
         result.backend = found[1]
     return result
 
@@ -86,8 +80,7 @@ def parse_name(name: str) -> Result:
 def read_xml(path: Path) -> Result:
     result = parse_name(path.stem)
     root = ElementTree.parse(path).getroot()
-    for entry in root.iter("property"):
-        result.versions[str(entry.get("name"))] = str(entry.get("value"))
+    result.versions = json.loads(path.with_suffix(".versions.json").read_text())
     for case in root.iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         skipped = case.find("skipped")
@@ -114,17 +107,18 @@ def table(head: list[str], rows: list[list[Any]]) -> list[str]:
     return lines
 
 
-def left_out() -> list[tuple[str, str]]:
-    lines = [line for line in LEFT_OUT.read_text().splitlines() if line.strip()]
+def listed(file: str) -> list[str]:
+    """A table of the tests that a list of the suite's names, and why."""
+    lines = [line for line in (SUITE / file).read_text().splitlines() if line.strip()]
     pairs = [re.split(r" {2,}", line, maxsplit=1) for line in lines if line[0] != "#"]
-    return [(name, reason) for name, reason in pairs]
+    return table(["Test", "Why"], [[f"``{name}``", reason] for name, reason in pairs])
 
 
 def suites(results: list[Result], problems: list[str]) -> list[str]:
     stock = {result.key: result for result in results if result.backend == "stock"}
     rows: list[list[Any]] = []
     for result in results:
-        as_stock = ""
+        as_stock = "is stock" if result.backend == "stock" else "stock cannot run it"
         if result.key in stock and result.backend != "stock":
             lacking = stock[result.key].passed - result.passed
             as_stock = "yes" if not lacking else f"{len(lacking)} not"
@@ -133,8 +127,8 @@ def suites(results: list[Result], problems: list[str]) -> list[str]:
         rows.append(
             [
                 SUITES[result.session],
-                result.versions.get("python") or result.python or DEFAULT,
-                result.versions.get("trio") or result.trio or "newest",
+                result.versions["python"],
+                result.versions["trio"],
                 result.backend or "all",
                 len(result.passed),
                 len(result.failed),
@@ -171,7 +165,7 @@ def core(found: list[dict[str, Any]], problems: list[str]) -> list[str]:
 
 def soaked(found: list[dict[str, Any]], problems: list[str]) -> list[str]:
     problems += [f"soak, {one['backend']}: {one['error']}" for one in found if one["error"]]
-    head = ["", *(one["backend"] for one in found)]
+    head = ["Backend", *(one["backend"] for one in found)]
     rows: list[list[Any]] = [
         ["Minutes", *(f"{one['seconds'] / 60:.1f}" for one in found)],
         ["Runs of Trio", *(one["runs"] for one in found)],
@@ -203,7 +197,9 @@ def page(folder: Path, problems: list[str]) -> str:
         *heading("Suites", "-"),
         *suites(results, problems),
         *heading("Left out of Trio's own tests", "-"),
-        *table(["Test", "Why"], [[f"``{name}``", why] for name, why in left_out()]),
+        *listed("left_out.txt"),
+        *heading("Run with files=False", "-"),
+        *listed("without_files.txt"),
         *heading("Skipped, and why", "-"),
         *skips(results),
     ]
@@ -215,27 +211,38 @@ def page(folder: Path, problems: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(folder: Path, minutes: float) -> None:
+def session_of(path: Path) -> str:
+    """Whose result a file is."""
+    if path.name.startswith("ctests-"):
+        return "sanitize"
+    return "soak" if path.name == "soak.json" else parse_name(path.stem).session
+
+
+def run(folder: Path, sessions: list[str], minutes: float, problems: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.xml"), *folder.glob("*.json")):
-        old.unlink()
+        if session_of(old) in sessions:
+            old.unlink()
     environment = {**os.environ, "TRIO_LIO_RESULTS": str(folder)}
-    nox = [sys.executable, "-m", "nox", "-f", str(ROOT / "noxfile.py")]
-    for session in SESSIONS:
-        subprocess.run([*nox, "-s", session], env=environment, check=False)
-    soak = ["-s", "soak", "--", "--minutes", str(minutes)]
-    subprocess.run([*nox, *soak], env=environment, check=False)
+    nox = [sys.executable, "-m", "nox", "-f", str(ROOT / "noxfile.py"), "-s"]
+    for session in sessions:
+        more = ["--", "--minutes", str(minutes)] if session == "soak" else []
+        done = subprocess.run([*nox, session, *more], env=environment, check=False)
+        if done.returncode != 0:
+            problems.append(f"nox -s {session}: exit code {done.returncode}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("::")[0])
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "reliability")
     parser.add_argument("--minutes", type=float, default=10.0, help="of soak; default 10")
+    parser.add_argument("--only", nargs="+", choices=SESSIONS, metavar="SESSION")
     parser.add_argument("--render", action="store_true", help="run nothing")
     options = parser.parse_args()
-    if not options.render:
-        run(options.results.resolve(), options.minutes)
     problems: list[str] = []
+    if not options.render:
+        sessions = options.only or SESSIONS
+        run(options.results.resolve(), sessions, options.minutes, problems)
     PAGE.write_text(page(options.results, problems))
     print(f"written: {PAGE}")
     for problem in problems:
