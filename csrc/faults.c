@@ -4,8 +4,9 @@
  * the way a seed decides, and stays within what a kernel may do:
  *
  * short_io. Before an operation is handed over its length is cut, on what is a stream of
- * bytes: stream sockets, pipes, regular files. Datagrams are never cut, nor what asks for all
- * or nothing (MSG_WAITALL, LIO_OP_ALL, whose short sends are the backend's to continue).
+ * bytes: stream sockets, pipes, regular files. Datagrams are never cut, nor a receive that
+ * asks for all (MSG_WAITALL). A send that asks for all (LIO_OP_ALL) goes down in parts: the
+ * backend finds it short and goes on with it.
  *
  * reset. Before a transfer is handed over, its connection is broken in earnest: TCP by the
  * kernel's own reset (connect to AF_UNSPEC: the peer gets a RST), a local socket by a shutdown
@@ -18,7 +19,14 @@
  * since a virtual clock above us would then go on as if nothing were coming: it ends as if
  * by a signal instead.
  *
- * cancel_race. The backend learns of a cancel some turns late.
+ * queue_full. A hand-over leaves some of what is queued behind, the last ones, for the next
+ * one, as when the kernel's queue is full. Their numbers may be other files' by then: those
+ * end with EBADF.
+ *
+ * cancel_race. A cancel that loses: the backend learns of it some turns late, and the
+ * operation may have its result before. A cancel that wins: an operation, and what is queued
+ * after it, begins one hand-over late, and a cancel that comes meanwhile ends it with
+ * ECANCELED although it could have been done.
  *
  * interrupt, overflow. A wait ends by a signal that was none; a wait brings one completion,
  * and the others come with the next. */
@@ -44,9 +52,6 @@
 
 enum block_state { BLOCK_FREE, BLOCK_HELD, BLOCK_READY, BLOCK_OUT };
 
-/* slot->fault */
-enum { FAULT_DECIDED = 1 };
-
 typedef struct late_cancel {
     uint32_t number, generation;
     uint64_t turn; /* when the backend learns of it */
@@ -68,13 +73,14 @@ typedef struct lio_fault_state {
     uint32_t late_count, late_room;
     dead_connection dead[DEAD_MAX]; /* the last ones */
     uint32_t dead_count;
+    bool left_behind;       /* by the last hand-over */
     uint8_t blocks[BLOCKS]; /* enum block_state */
     int busy;               /* something is held or late; atomic */
 } lio_fault_state;
 
 static bool is_held_back(const lio_fault_state *f)
 {
-    return f->held.head != LIO_NO_SLOT || f->late_count != 0;
+    return f->held.head != LIO_NO_SLOT || f->late_count != 0 || f->left_behind;
 }
 
 /* -- what an operation is about ---------------------------------------------------- */
@@ -199,23 +205,27 @@ static bool can_be_short(const lio_op *op, enum medium medium)
                               | MSG_CMSG_CLOEXEC
 #endif
         ;
-    if (op->op_flags & LIO_OP_ALL || medium == MEDIUM_OTHER)
+    if (medium == MEDIUM_OTHER)
         return false;
     return !is_on_socket(op->opcode) || (op->flags & ~harmless) == 0;
 }
 
-static void maybe_cut(lio_backend *b, lio_op *op, enum medium medium)
+static void maybe_cut(lio_backend *b, lio_slot *slot, enum medium medium)
 {
     lio_fault_state *f = b->faults;
+    lio_op *op = &slot->op;
     bool pooled_message = op->opcode == LIO_RECVMSG && op->buf == NULL;
     uint64_t length = pooled_message ? op->buf_len : op->len; /* or a number of pieces */
+    length -= slot->moved;
     if (length < 2 || !can_be_short(op, medium) ||
         !lio_random_chance(&f->random, f->config.short_io))
         return;
     /* A byte or a few, as often as anything else. */
     uint64_t most = lio_random_below(&f->random, 2) == 0 && length > 16 ? 16 : length - 1;
     uint64_t cut = 1 + lio_random_below(&f->random, most);
-    if (pooled_message)
+    if (op->op_flags & LIO_OP_ALL)
+        slot->cut = slot->moved + cut;
+    else if (pooled_message)
         op->buf_len = cut;
     else
         op->len = cut;
@@ -229,15 +239,131 @@ static void decide(lio_backend *b)
     for (uint32_t number = store->queue.head; number != LIO_NO_SLOT;) {
         lio_slot *slot = lio_slot_at(store, number);
         number = slot->next;
-        if (slot->fault & FAULT_DECIDED)
+        /* A send in parts, before its next one. */
+        bool goes_on =
+            slot->op.op_flags & LIO_OP_ALL && slot->moved != 0 && slot->moved >= slot->cut;
+        if (slot->fault & LIO_FAULT_DECIDED && !goes_on)
             continue;
-        slot->fault |= FAULT_DECIDED;
-        if (slot->stage != 0 || !is_transfer(slot->op.opcode))
+        slot->fault |= LIO_FAULT_DECIDED;
+        if ((slot->stage != 0 && !goes_on) || !is_transfer(slot->op.opcode))
             continue;
         enum medium medium = medium_of(slot->op.fd);
-        if (medium == MEDIUM_STREAM)
+        if (medium == MEDIUM_STREAM && !goes_on)
             maybe_reset(b, &slot->op);
-        maybe_cut(b, &slot->op, medium);
+        maybe_cut(b, slot, medium);
+    }
+}
+
+/* -- a full queue ------------------------------------------------------------------ */
+
+/* Which descriptors an operation names; how many. */
+static int files_of(const lio_op *op, lio_fd fds[2])
+{
+    int count = 0;
+    bool by_path = op->opcode >= LIO_OPENAT && op->opcode <= LIO_MKDIRAT;
+    if (lio_opcode_has_fd(op->opcode) || (by_path && op->fd >= 0))
+        fds[count++] = op->fd;
+    if (lio_opcode_has_fd2(op->opcode) ||
+        ((op->opcode == LIO_LINKAT || op->opcode == LIO_RENAMEAT) && op->fd2 >= 0))
+        fds[count++] = op->fd2;
+    return count;
+}
+
+/* Whether all is as it was when the operation was left behind. An adopted number is the
+ * backend's to verify. */
+static bool has_its_files(const lio_backend *b, uint32_t number)
+{
+    const lio_slot *slot = lio_slot_at(&b->store, number);
+    const lio_slot_extra *extra = lio_extra_at(&b->store, number);
+    lio_fd fds[2];
+    int count = files_of(&slot->op, fds);
+    for (int i = 0; i < count; i++) {
+        const lio_fd_entry *entry = lio_fd_find(&b->store, fds[i]);
+        uint64_t now[2] = {0, 0};
+        if (entry != NULL && entry->adopted)
+            continue;
+        (void)identify(fds[i], now);
+        if (memcmp(now, extra->identity[i], sizeof now) != 0)
+            return false;
+    }
+    return true;
+}
+
+static void leave_behind(lio_backend *b, uint32_t number)
+{
+    lio_slot *slot = lio_slot_at(&b->store, number);
+    lio_list_remove(&b->store, &b->store.queue, number);
+    lio_list_append(&b->store, &b->store.later, number, LIO_LIST_LATER);
+    if (slot->stage != 0 || slot->fault & LIO_FAULT_WAITED)
+        return;
+    slot->fault |= LIO_FAULT_WAITED;
+    uint64_t (*identity)[2] = lio_extra_at(&b->store, number)->identity;
+    lio_fd fds[2];
+    int count = files_of(&slot->op, fds);
+    memset(identity, 0, 2 * sizeof *identity);
+    for (int i = 0; i < count; i++)
+        (void)identify(fds[i], identity[i]);
+}
+
+/* What was left behind once goes now, before what came since. */
+static void take_up(lio_backend *b)
+{
+    lio_store *store = &b->store;
+    b->faults->left_behind = false;
+    for (uint32_t number = store->queue.head; number != LIO_NO_SLOT;) {
+        const lio_slot *slot = lio_slot_at(store, number);
+        uint32_t next = slot->next;
+        if (slot->fault & LIO_FAULT_WAITED && slot->stage == 0 && !has_its_files(b, number))
+            lio_store_complete(store, number, -EBADF, -1, -1);
+        number = next;
+    }
+}
+
+/* The first that the queue has no room for now, or LIO_NO_SLOT. */
+static uint32_t first_without_room(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    uint32_t fresh = 0, first = LIO_NO_SLOT, at = 0;
+    for (uint32_t n = b->store.queue.head; n != LIO_NO_SLOT;
+         n = lio_slot_at(&b->store, n)->next)
+        fresh += !(lio_slot_at(&b->store, n)->fault & LIO_FAULT_WAITED);
+    bool full = fresh != 0 && lio_random_chance(&f->random, f->config.queue_full);
+    uint32_t room = full ? (uint32_t)lio_random_below(&f->random, fresh) : fresh;
+    b->stats.queue_fulls += full;
+    for (uint32_t n = b->store.queue.head; n != LIO_NO_SLOT && first == LIO_NO_SLOT;
+         n = lio_slot_at(&b->store, n)->next) {
+        const lio_slot *slot = lio_slot_at(&b->store, n);
+        if (slot->fault & LIO_FAULT_WAITED)
+            continue;
+        bool late = slot->stage == 0 && lio_random_chance(&f->random, f->config.cancel_race);
+        if (at++ == room || late)
+            first = n;
+    }
+    return first;
+}
+
+/* Hides what the queue has no room for. All of it may wait, and only once. */
+static void fill_queue(lio_backend *b)
+{
+    lio_fault_state *f = b->faults;
+    if (f->config.queue_full == 0 && f->config.cancel_race == 0)
+        return;
+    take_up(b);
+    for (uint32_t number = first_without_room(b); number != LIO_NO_SLOT;) {
+        uint32_t next = lio_slot_at(&b->store, number)->next;
+        leave_behind(b, number);
+        number = next;
+    }
+}
+
+static void empty_queue(lio_backend *b)
+{
+    lio_store *store = &b->store;
+    uint32_t number;
+    b->faults->left_behind = store->later.head != LIO_NO_SLOT;
+    while ((number = store->later.head) != LIO_NO_SLOT) {
+        lio_list_remove(store, &store->later, number);
+        lio_list_append(store, &store->queue, number, LIO_LIST_QUEUE);
     }
 }
 
@@ -426,7 +552,9 @@ static int submit(lio_backend *b)
 {
     decide(b);
     uint32_t last = b->store.done.tail;
+    fill_queue(b);
     int error = b->faults->inner->submit(b);
+    empty_queue(b);
     inspect(b, last);
     return error;
 }
@@ -440,7 +568,11 @@ static int turn_once(lio_backend *b, int64_t deadline_ns)
 {
     decide(b);
     uint32_t last = b->store.done.tail;
+    fill_queue(b);
+    if (b->store.later.head != LIO_NO_SLOT || b->store.done_count != 0)
+        deadline_ns = 0;
     int error = b->faults->inner->turn(b, deadline_ns);
+    empty_queue(b);
     inspect(b, last);
     maybe_overflow(b);
     return error;
@@ -555,7 +687,8 @@ static bool is_chance(double value)
 int lio_faults_attach(lio_backend *b, const lio_faults *faults)
 {
     const double chances[] = {faults->short_io,    faults->reset,     faults->delay,
-                              faults->cancel_race, faults->interrupt, faults->overflow};
+                              faults->cancel_race, faults->interrupt, faults->overflow,
+                              faults->queue_full};
     for (size_t i = 0; i < sizeof chances / sizeof *chances; i++) {
         if (!is_chance(chances[i]))
             return -EINVAL;

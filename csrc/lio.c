@@ -485,8 +485,10 @@ static int cancel(lio_backend *b, uint64_t id)
             lio_store_complete(&b->store, number, (int64_t)slot->moved, -1, -1);
             return 0;
         }
-        if (slot->stage != 0) {
-            /* It was with the kernel and waits to go again: no longer "never happened". */
+        if (slot->stage != 0 || slot->fault & LIO_FAULT_WAITED) {
+            /* It was with the kernel and waits to go again, or is believed to be: no longer
+             * "never happened". */
+            b->stats.cancel_races += slot->stage == 0;
             lio_store_complete(&b->store, number, -ECANCELED, -1, -1);
             b->stats.cancelled++;
             return 0;

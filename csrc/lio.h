@@ -185,10 +185,13 @@ enum {
  * cut, every operation has one completion. */
 typedef struct lio_faults {
     uint64_t seed;
-    double short_io;    /* of a transfer on a stream, a pipe or a file: it moves less */
+    double short_io;    /* of a transfer on a stream, a pipe or a file: it moves less, or, with
+                           LIO_OP_ALL, goes on later */
     double reset;       /* of a transfer on a connection: the connection is reset before it */
     double delay;       /* of a completion: others come first */
-    double cancel_race; /* of a cancel: it comes late, and the operation may end before */
+    double cancel_race; /* of a cancel: it comes late, and the operation may end before; of an
+                           operation: it begins late, and a cancel may come before */
+    double queue_full;  /* of a hand-over: the queue takes only some, the others go next */
     double interrupt;   /* of a wait: a signal ends it */
     double overflow;    /* of a wait: it brings one completion, the others come later */
     int64_t latency_ns; /* how long a delay lasts at most; 0: some turns, and no time */
@@ -229,7 +232,7 @@ typedef struct lio_stats {
     uint64_t spins;     /* waits that began by watching: see lio_options.spin_us */
     uint64_t spin_hits; /* of those, ended by what they saw */
     /* Faults made, of each kind that lio_faults names. */
-    uint64_t short_ios, resets, delays, cancel_races, interrupts, overflows;
+    uint64_t short_ios, resets, delays, cancel_races, interrupts, overflows, queue_fulls;
     uint64_t trace; /* "sim": a hash of what completed, with what, in which order */
 } lio_stats;
 
@@ -263,7 +266,8 @@ int lio_push(lio_backend *backend, uint64_t id, const lio_op *op);
 /* 1: was still queued, is taken back, never happened, has no completion.
  * 0: asked; the completion comes, with the result or -ECANCELED. -ENOENT: not in flight. */
 int lio_cancel(lio_backend *backend, uint64_t id);
-/* Hands all queued operations over, in order of push; returns how many. */
+/* Hands all queued operations over, in order of push; returns how many. What the kernel has no
+ * room for stays queued, and goes with the next flush or wait. */
 int lio_flush(lio_backend *backend);
 /* Flushes, then waits for at least one completion: timeout_ns < 0 for ever, 0 polls.
  * Returns how many records *completions has: 0 if and only if the time ran out. */

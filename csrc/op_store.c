@@ -263,7 +263,7 @@ int lio_store_init(lio_store *store, uint32_t capacity)
 {
     const lio_list empty = {LIO_NO_SLOT, LIO_NO_SLOT};
     memset(store, 0, sizeof *store);
-    store->free_slots = store->queue = store->done = empty;
+    store->free_slots = store->queue = store->later = store->done = empty;
     int error = lio_store_grow(store, capacity);
     if (error != 0)
         lio_store_free(store);
@@ -304,7 +304,7 @@ int64_t lio_store_push(lio_store *store, uint64_t id, const lio_op *op)
     lio_slot *slot = lio_slot_at(store, number);
     slot->op = *op;
     slot->id = id;
-    slot->moved = 0;
+    slot->moved = slot->cut = 0;
     slot->stage = 0;
     slot->holds_gate = 0;
     slot->cancel_due = 0;
@@ -359,7 +359,8 @@ static void unlink_queued(lio_store *store, uint32_t number)
     if (slot->linked == LIO_LIST_GATE)
         lio_list_remove(store, &entry_of(store, slot)->gate, number);
     else
-        lio_list_remove(store, &store->queue, number);
+        lio_list_remove(store, slot->linked == LIO_LIST_LATER ? &store->later : &store->queue,
+                        number);
     store->queued--;
 }
 

@@ -32,13 +32,21 @@ enum lio_list_kind {
     LIO_LIST_GATE,
     LIO_LIST_PARKED,
     LIO_LIST_DONE,
-    LIO_LIST_HELD, /* of faults.c: done, and kept back */
+    LIO_LIST_HELD,  /* of faults.c: done, and kept back */
+    LIO_LIST_LATER, /* of faults.c: queued, and not for this hand-over */
+};
+
+/* slot->fault */
+enum lio_fault_mark {
+    LIO_FAULT_DECIDED = 1,
+    LIO_FAULT_WAITED = 2, /* left out of a hand-over: its caller takes it for begun */
 };
 
 typedef struct lio_slot {
     lio_op op;
     uint64_t id;
     uint64_t moved; /* LIO_OP_ALL: bytes sent by earlier submissions */
+    uint64_t cut;   /* of faults.c: where this submission ends, if beyond `moved` */
     int64_t result;
     int64_t data;
     int64_t detail;
@@ -49,7 +57,7 @@ typedef struct lio_slot {
     uint8_t holds_gate;
     uint8_t cancel_due;        /* the backend's own: the kernel has not been asked yet */
     uint8_t by_number;         /* the backend's own: lio_slot_extra.identity is filled */
-    uint8_t fault;             /* of faults.c: what was decided for it */
+    uint8_t fault;             /* enum lio_fault_mark */
     uint32_t next, prev;       /* on the list that `linked` names */
     uint32_t fd_next, fd_prev; /* on the descriptor's list */
     uint32_t aux;              /* the backend's own */
@@ -101,6 +109,7 @@ typedef struct lio_store {
     uint32_t fresh; /* slots from here on were never used, and their memory not touched */
     lio_list free_slots;
     lio_list queue;
+    lio_list later; /* of faults.c: what a full queue has no room for */
     lio_list done;
     uint32_t queued, done_count;
     uint32_t pairs;  /* slots of operations on two descriptors */
@@ -168,6 +177,11 @@ bool lio_opcode_has_fd(uint8_t opcode);
 static inline bool lio_opcode_has_fd2(uint8_t opcode)
 {
     return opcode == LIO_TEE || opcode == LIO_SPLICE;
+}
+/* How much of a send is to go down now. */
+static inline uint64_t lio_slot_to_send(const lio_slot *slot)
+{
+    return (slot->cut > slot->moved ? slot->cut : slot->op.len) - slot->moved;
 }
 /* Whether an operation in flight moves bytes to this descriptor. */
 static inline bool lio_slot_reaches(const lio_slot *slot, lio_fd fd)

@@ -341,7 +341,7 @@ static lio_attempt send_all(lio_backend *b, lio_slot *slot)
     const lio_op *op = &slot->op;
     no_sigpipe(b, (int)op->fd);
     for (int i = 0; i < SENDS_PER_TURN; i++) {
-        uint64_t left = op->len - slot->moved;
+        uint64_t left = lio_slot_to_send(slot);
         b->stats.syscalls++;
         ssize_t count =
             send((int)op->fd, (char *)op->buf + slot->moved, length_of(left), send_flags(op));
@@ -352,6 +352,8 @@ static lio_attempt send_all(lio_backend *b, lio_slot *slot)
         slot->moved += (uint64_t)count;
         if (slot->moved == op->len)
             return done((int64_t)slot->moved);
+        if (slot->moved == slot->cut)
+            break;
     }
     return undone(LIO_AGAIN, LIO_WRITER);
 }

@@ -479,6 +479,8 @@ static lio_attempt give_bytes(lio_backend *b, sim_object *object, lio_slot *slot
     pieces from;
     pieces_of(&from, op, NULL, (size_t)op->len);
     size_t room = queue->room - queue->used, left = from.total - (size_t)slot->moved;
+    if (op->opcode == LIO_SEND)
+        left = (size_t)lio_slot_to_send(slot);
     if (left == 0)
         return sim_done((int64_t)slot->moved);
     if (room == 0)

@@ -164,7 +164,7 @@ static void encode_socket(struct uring_sqe *sqe, const lio_slot *slot, lio_slot_
         break;
     case LIO_SEND:
         sqe->addr = pointer((char *)op->buf + slot->moved);
-        sqe->len = length(op->len - slot->moved);
+        sqe->len = length(lio_slot_to_send(slot));
         sqe->op_flags = op->flags | MSG_NOSIGNAL;
         break;
     case LIO_SOCKET:

@@ -67,7 +67,9 @@ def test_around_a_run_of_the_test(run: Run) -> None:
 def test_arguments_of_the_marker(run: Run) -> None:
     run(
         """
-        @pytest.mark.lio_faults(7, short_io=0, delay=0, overflow=0, interrupt=0.5, backend="epoll")
+        @pytest.mark.lio_faults(
+            7, short_io=0, delay=0, overflow=0, queue_full=0, interrupt=0.5, backend="epoll"
+        )
         def test_it(lio_faults):
             stats = trio.run(echo_once)
             assert stats.backend == "lio-epoll"

@@ -56,19 +56,23 @@ class Faults:
     """0 to 2**64 - 1: the same seed decides alike for the same operations."""
     short_io: float = attrs.field(default=0.2, validator=_chance)
     """Of a receive, send, read or write on a stream, pipe or file: it moves less than it
-    could, often only a few bytes."""
+    could, often only a few bytes. Of a ``send_all``: it goes out in parts."""
     reset: float = attrs.field(default=0.0, validator=_chance)
     """Of a receive or send on a connection: the connection is reset before it. What had
     arrived is still read, then there is one ECONNRESET."""
     delay: float = attrs.field(default=0.2, validator=_chance)
     """Of a completion: it comes later, after others."""
     cancel_race: float = attrs.field(default=0.3, validator=_chance)
-    """Of the cancel of an operation that is under way: it comes late, so that the operation may
-    complete before it."""
+    """Of a cancel: it comes late, so that the operation may complete before it. And of an
+    operation: it begins late, so that a cancel may come before, and then it has no effect
+    though it could have had its result at once."""
     interrupt: float = attrs.field(default=0.05, validator=_rare)
     """Of a wait: it ends as if by a signal. Below 1."""
     overflow: float = attrs.field(default=0.1, validator=_chance)
     """Of a wait that brings several completions: it brings one, the others come next time."""
+    queue_full: float = attrs.field(default=0.1, validator=_chance)
+    """Of a hand-over of operations: the kernel's queue takes only the first of them or none,
+    the others go with the next."""
     latency: float = attrs.field(default=0.0, validator=_seconds)
     """Seconds of real time, at most, that a delay lasts. 0: only until others had their turn,
     which takes no time."""
@@ -87,6 +91,7 @@ class FaultCounts:
     cancel_races: int = 0
     interrupts: int = 0
     overflows: int = 0
+    queue_fulls: int = 0
 
     @property
     def total(self) -> int:

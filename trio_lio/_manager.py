@@ -81,6 +81,9 @@ _type_of = vars(_socket.socket)["type"].__get__
 
 _MSG_HEAD = struct.Struct("=IIII")  # lio_msg: addr_len, control_len, flags, reserved
 
+# A kernel with a full queue takes an operation later, and one under load cancels later.
+_TURNS_FOR_OTHERS = 8
+
 # get_events answers this when another thread waited: the owner has to look for itself.
 _LOOK: list[int] = [-1]
 _wait = lib.lio_py_wait
@@ -474,11 +477,13 @@ class LioIOManager(Overlapped):
         """After a push that answered ``code`` < 0: makes room and tries again."""
         while code == -errno.ENOBUFS:
             code = self.grow() or push()
-        if code == -errno.EBUSY:
+        turns = 0
+        while code == -errno.EBUSY and turns < _TURNS_FOR_OTHERS:
             # Another task's operation is in the way. If it only has not been handed over, or
-            # is being cancelled, it is out of the way now; if it waits, this is a conflict.
+            # is being cancelled, it gets out of the way now; if it waits, this is a conflict.
             self.process_events(self.get_events(0))
             code = push()
+            turns += 1
         if code == 0:
             op.task = run_context.task
             return op

@@ -169,6 +169,7 @@ class BackendStats:
     cancel_races: int
     interrupts: int
     overflows: int
+    queue_fulls: int
     trace: int
     """`Sim`: a hash of what completed, with what, in which order. 0 elsewhere."""
 

@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "lio_faults(seed=None, *, backend=None, short_io, reset, delay, cancel_race, "
-        "interrupt, overflow, latency): the test's Trio runs are on trio-lio and under faults; "
+        "interrupt, overflow, queue_full, latency): the test's Trio runs are on trio-lio and "
+        "under faults; "
         "see trio_lio.testing.faults",
     )
 

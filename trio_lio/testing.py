@@ -50,9 +50,9 @@ def faults(
       seed: decides what goes wrong. `None`: a new one each time, to be found in the result.
       backend: as for `trio_lio.install`. On ``"sim"`` the seed is the simulated kernel's too.
       chances: ``short_io``, ``reset``, ``delay``, ``cancel_race``, ``interrupt``,
-        ``overflow``, ``latency``, with the meaning and the defaults of `Faults`. Without
-        any of them everything goes wrong now and then but resets, which have to be asked for,
-        as few programs come through them.
+        ``overflow``, ``queue_full``, ``latency``, with the meaning and the defaults of
+        `Faults`. Without any of them everything goes wrong now and then but resets, which
+        have to be asked for, as few programs come through them.
 
     Returns:
       An `Injected`: ``seed``, ``settings``, and ``counts`` of what was injected.

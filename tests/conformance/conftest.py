@@ -60,7 +60,14 @@ VARIANTS = {
 # late, waits end by signals that were none. (Short transfers and resets many tests would
 # notice: those are for the tests of streams, and for test_faults.)
 SLOW = Faults(
-    seed=7, short_io=0, reset=0, delay=0.3, overflow=0.3, cancel_race=0, interrupt=0.1
+    seed=7,
+    short_io=0,
+    reset=0,
+    delay=0.3,
+    overflow=0.3,
+    queue_full=0.3,
+    cancel_race=0,
+    interrupt=0.1,
 )
 # kqueue on Linux: only in builds with TRIO_LIO_KQUEUE. And where there is kqueue, nothing else.
 BUILT = ("sim", *backend_names())

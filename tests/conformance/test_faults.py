@@ -21,12 +21,15 @@ from .support import (
     errno_of,
     new_id,
     pattern,
+    read_all,
     run,
     sees_end,
     submit,
 )
 
-NONE = Faults(short_io=0, reset=0, delay=0, cancel_race=0, interrupt=0, overflow=0)
+NONE = Faults(
+    short_io=0, reset=0, delay=0, cancel_race=0, interrupt=0, overflow=0, queue_full=0
+)
 
 Maker = Callable[..., IoBackend]
 
@@ -67,6 +70,7 @@ def faulty(request: pytest.FixtureRequest) -> Iterator[Maker]:
         ({"seed": "7"}, TypeError),
         ({"cancel_race": "often"}, TypeError),
         ({"overflow": True}, TypeError),
+        ({"queue_full": 2}, ValueError),
     ],
 )
 def test_bad_arguments(bad: dict[str, object], error: type[Exception]) -> None:
@@ -140,6 +144,45 @@ def test_what_asks_for_all_gets_all(faulty: Maker) -> None:
         assert run(backend, Op.send(left.fileno(), bytes(5000), all=True)) == 5000
         waits_for_all = Op.recv(right.fileno(), 5000, socket.MSG_WAITALL)
         assert len(run(backend, waits_for_all)) == 5000
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_send_of_all_goes_out_in_parts(faulty: Maker, kind: str, adopts: bool) -> None:
+    """Nothing comes between the parts, neither the next send nor a byte too many."""
+    backend = faulty(short_io=1, delay=0.3)
+    sockets = Sockets(backend, adopts)
+    ours, theirs = sockets.stream_pair(kind)
+    ids = [new_id() for _ in range(4)]
+    sent = [pattern(5000, op_id) for op_id in ids]
+    for op_id, data in zip(ids, sent, strict=True):
+        backend.push(op_id, Op.send(ours.fileno(), data, all=True))
+    done = collect(backend, ids)
+    assert [done[op_id].result for op_id in ids] == [5000] * 4
+    assert backend.stats().short_ios >= 4
+    assert read_all(theirs, 20_000) == b"".join(sent)
+    sockets.close()
+
+
+def test_a_send_in_parts_that_is_cancelled(faulty: Maker) -> None:
+    """What it says that it sent is what the peer has."""
+    backend = faulty(short_io=1)
+    counts = set()
+    for _ in range(40):
+        left, right = socket.socketpair()
+        with left, right:
+            op_id = new_id()
+            backend.push(op_id, Op.send(left.fileno(), pattern(5000), all=True))
+            backend.flush()
+            assert backend.cancel(op_id) is False
+            done = collect(backend, [op_id])[op_id]
+            assert done.cancelled or done.error is None
+            counts.add(count := done.result or 0)
+            left.shutdown(socket.SHUT_WR)
+            assert read_all(right, count) == pattern(5000)[:count]
+            assert sees_end(right)
+    # A flush of the simulated kernel goes on as long as anything can.
+    assert counts - {0, 5000} or backend.name == "sim"
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
@@ -335,6 +378,87 @@ def test_interrupts(faulty: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.stats().interrupts == len(seen)
 
 
+# -- full queues -----------------------------------------------------------------------
+
+
+def test_a_full_queue_takes_the_first_of_them(faulty: Maker) -> None:
+    backend = faulty(queue_full=1)
+    for op_id in range(40):
+        backend.push(op_id, Op.nop())
+    taken = backend.flush()
+    assert 0 <= taken < 40
+    assert backend.stats().queue_fulls == 1
+    done = backend.wait_timeout(0)
+    assert done
+    assert {found.op_id for found in done} >= set(range(taken))
+    rest = {*range(40)} - {found.op_id for found in done}
+    assert collect(backend, rest).keys() == rest
+
+
+def test_what_a_full_queue_did_not_take_goes_without_being_asked_for(faulty: Maker) -> None:
+    """A wait does not sleep on it."""
+    backend = faulty(queue_full=1)
+    left, right = socket.socketpair()
+    with left, right:
+        for number in range(20):
+            left.send(b"x")
+            op_id = new_id()
+            backend.push(op_id, Op.recv(right.fileno(), 10))
+            found = backend.wait_timeout(None)
+            assert [(done.op_id, done.result) for done in found] == [(op_id, b"x")], number
+
+
+def test_a_full_queue_keeps_the_order(faulty: Maker) -> None:
+    backend = faulty(queue_full=1)
+    left, right = socket.socketpair()
+    sent = [pattern(300, number) for number in range(60)]
+    with left, right:
+        for op_id, data in enumerate(sent):
+            backend.push(op_id, Op.send(left.fileno(), data, all=True))
+            if op_id % 7 == 0:
+                backend.flush()
+        collect(backend, range(60))
+        assert read_all(right, 60 * 300) == b"".join(sent)
+    assert backend.stats().queue_fulls > 3
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
+def test_a_number_that_is_anothers_when_the_queue_has_room(faulty: Maker, adopts: bool) -> None:
+    """What was left behind is for the file that it was pushed for, and for no other."""
+    backend = faulty(queue_full=1)
+    ours, theirs = socket.socketpair()
+    other, others_peer = socket.socketpair()
+    with ours, theirs, other, others_peer:
+        ours.setblocking(False)
+        if adopts:
+            backend.adopt(ours.fileno())
+        op_id = new_id()
+        backend.push(op_id, Op.send(ours.fileno(), b"secret"))
+        assert backend.flush() == 0
+        os.dup2(other.fileno(), ours.fileno())
+        done = collect(backend, [op_id])[op_id]
+        others_peer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            others_peer.recv(10)
+        assert done.error is None or done.error.errno == errno.EBADF
+        theirs.setblocking(False)
+        if done.error is None:
+            assert theirs.recv(10) == b"secret"
+        backend.release_fd(ours.fileno())
+
+
+def test_a_close_settles_what_a_full_queue_did_not_take(faulty: Maker) -> None:
+    backend = faulty(queue_full=1)
+    left, right = socket.socketpair()
+    with left:
+        op_id = new_id()
+        backend.push(op_id, Op.send(right.fileno(), b"x"))
+        assert backend.flush() == 0
+        backend.close_fd(right.detach())
+        assert left.recv(1) == b""
+    assert collect(backend, [op_id])[op_id].cancelled
+
+
 # -- cancels ---------------------------------------------------------------------------
 
 
@@ -355,6 +479,23 @@ def test_a_late_cancel_can_lose(faulty: Maker) -> None:
                 assert right.recv(1) == b"x"
     assert outcomes == {None, b"x"}
     assert backend.stats().cancel_races == 30
+
+
+def test_a_cancel_can_win_although_the_result_was_at_hand(faulty: Maker) -> None:
+    """The operation begins late: it is cancelled before, and nothing is taken."""
+    backend = faulty(cancel_race=1)
+    left, right = socket.socketpair()
+    with left, right:
+        right.setblocking(False)
+        for number in range(20):
+            left.send(b"x")
+            op_id = new_id()
+            backend.push(op_id, Op.recv(right.fileno(), 10))
+            backend.flush()
+            assert backend.cancel(op_id) is False
+            assert collect(backend, [op_id])[op_id].cancelled
+            assert right.recv(10) == b"x"
+            assert backend.stats().cancel_races == number + 1
 
 
 def test_a_close_waits_for_late_cancels(faulty: Maker) -> None:

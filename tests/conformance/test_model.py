@@ -191,7 +191,15 @@ class Program(RuleBasedStateMachine):
 
 
 # Whatever of this happens, the bytes are the same.
-ROUGH = Faults(seed=3, short_io=0.5, delay=0.4, cancel_race=0.5, interrupt=0.1, overflow=0.3)
+ROUGH = Faults(
+    seed=3,
+    short_io=0.5,
+    delay=0.4,
+    cancel_race=0.5,
+    interrupt=0.1,
+    overflow=0.3,
+    queue_full=0.3,
+)
 
 
 def test_random_programs(new_backend: Maker) -> None:

@@ -31,7 +31,15 @@ from trio_lio.backends import (
 from .support import collect, errno_of, new_id, open_fds, pattern, run, submit
 
 SEEDS = range(6)
-ROUGH = Faults(seed=3, short_io=0.5, delay=0.4, cancel_race=0.5, interrupt=0.1, overflow=0.3)
+ROUGH = Faults(
+    seed=3,
+    short_io=0.5,
+    delay=0.4,
+    cancel_race=0.5,
+    interrupt=0.1,
+    overflow=0.3,
+    queue_full=0.3,
+)
 
 
 @contextmanager
@@ -383,7 +391,13 @@ def test_same_seed_same_run_in_another_process(tmp_path: Path) -> None:
 
 def test_other_faults_other_run() -> None:
     other = Faults(
-        seed=4, short_io=0.5, delay=0.4, cancel_race=0.5, interrupt=0.1, overflow=0.3
+        seed=4,
+        short_io=0.5,
+        delay=0.4,
+        cancel_race=0.5,
+        interrupt=0.1,
+        overflow=0.3,
+        queue_full=0.3,
     )
     assert program(1, ROUGH)[0] != program(1, other)[0]
 

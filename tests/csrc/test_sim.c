@@ -11,7 +11,8 @@ static const lio_faults rough = {.seed = 3,
                                  .delay = 0.4,
                                  .cancel_race = 0.5,
                                  .interrupt = 0.1,
-                                 .overflow = 0.3};
+                                 .overflow = 0.3,
+                                 .queue_full = 0.3};
 
 static harness *open_sim(uint64_t seed, const lio_faults *faults)
 {
@@ -179,8 +180,8 @@ static void test_only_sim_has_objects(void)
 static void test_bad_faults(void)
 {
     const lio_faults bad[] = {
-        {.short_io = 1.01}, {.reset = -1},   {.delay = __builtin_nan("")},
-        {.interrupt = 1},   {.overflow = 2}, {.latency_ns = -1},
+        {.short_io = 1.01}, {.reset = -1},      {.delay = __builtin_nan("")}, {.interrupt = 1},
+        {.overflow = 2},    {.latency_ns = -1}, {.queue_full = -0.1},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const lio_options options = {.faults = &bad[i]};

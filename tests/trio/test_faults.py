@@ -27,6 +27,7 @@ ROUGH = {
     "cancel_race": 0.7,
     "interrupt": 0.1,
     "overflow": 0.4,
+    "queue_full": 0.4,
 }
 
 Block = Callable[..., Any]
@@ -116,6 +117,41 @@ def test_no_byte_is_lost_to_a_cancel(block: Block, seed: int) -> None:
     with block(seed, **ROUGH) as injected:
         trio.run(main)
     assert injected.counts.total > 10
+
+
+@pytest.mark.parametrize("cancels", [False, True], ids=["done", "cancelled"])
+def test_an_operation_that_begins_or_ends_late_is_no_conflict(
+    block: Block, cancels: bool
+) -> None:
+    """Two receives of one tick, of which the first does not wait, or no longer: in Trio they
+    are no conflict, however full the kernel's queue is and however late its cancels come."""
+
+    async def receive(sock: trio.socket.SocketType, scope: trio.CancelScope) -> None:
+        with scope:
+            assert len(await sock.recv(1)) == 1
+
+    async def main() -> None:
+        for _ in range(20):
+            left, right = trio.socket.socketpair()
+            first = trio.CancelScope()
+            with left, right:
+                async with trio.open_nursery() as nursery:
+                    if not cancels:
+                        await left.send(b"xy")
+                    nursery.start_soon(receive, right, first)
+                    if cancels:
+                        await trio.testing.wait_all_tasks_blocked()
+                        first.cancel()
+                    nursery.start_soon(receive, right, trio.CancelScope())
+                    if cancels:
+                        await trio.testing.wait_all_tasks_blocked()
+                        await left.send(b"xy")
+
+    faults = {"cancel_race": 1, "queue_full": 1, "delay": 0.3, "overflow": 0.3}
+    with block(5, short_io=0, **faults) as injected:
+        trio.run(main)
+    assert injected.counts.queue_fulls
+    assert injected.counts.cancel_races >= (20 if cancels else 0)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
