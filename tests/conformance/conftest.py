@@ -3,7 +3,6 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +24,9 @@ from trio_lio.backends import (
     probe,
 )
 
-from .support import Sockets, open_fds
+from ..common import OLD_KERNEL, open_fds
+from .support import Sockets
 
-# A kernel that has io_uring and little of what was added to it since.
-OLD_KERNEL = (
-    "single_issuer,defer_taskrun,taskrun_flag,coop_taskrun,submit_all,cqsize,no_sqarray,"
-    "ext_arg,buf_ring,fixed_files"
-)
 VARIANTS = {
     "uring": (IoUring, ""),
     "epoll": (Poller, ""),
@@ -119,8 +114,8 @@ def no_descriptor_leaks() -> Iterator[None]:
     assert not leaked_since(before)
 
 
-def leaked_since(before: set[int]) -> dict[int, str]:
-    leaked = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in open_fds() - before}
+def leaked_since(before: dict[int, str]) -> dict[int, str]:
+    leaked = {fd: name for fd, name in open_fds().items() if fd not in before}
     # What wake() writes to outlives close(): a late wake must not write to another's file.
     return {fd: name for fd, name in leaked.items() if name != "anon_inode:[eventfd]"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import socket
@@ -92,34 +91,6 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.001)
 
 
-def pattern(size: int, seed: int = 0) -> bytes:
-    """Bytes in which a lost, doubled or moved part shows."""
-    start = seed * 1_000_003 % 2**31
-    words = array.array("I", range(start, start + size // 4 + 1)).tobytes()
-    return words[:size]
-
-
-def fill(sock: socket.socket) -> int:
-    """Sends until the socket takes no more; returns how much it took."""
-    sock.setblocking(False)
-    sent, size, full = 0, 65536, 0
-    while full < 8:
-        try:
-            sent += sock.send(bytes(size))
-            full = 0
-        except BlockingIOError:
-            if sys.platform != "win32":
-                break
-            # There a small one fits where a large one does not, and the system moves on what it
-            # has, and finds more room.
-            size //= 16
-            if size == 0:
-                size = 65536
-                full += 1
-                time.sleep(0.05)
-    return sent
-
-
 def read_all(sock: socket.socket, size: int) -> bytes:
     """Reads exactly so much, with plain calls."""
     sock.settimeout(PATIENCE)
@@ -129,17 +100,6 @@ def read_all(sock: socket.socket, size: int) -> bytes:
         assert parts[-1], "the stream ended early"
         size -= len(parts[-1])
     return b"".join(parts)
-
-
-def sees_end(sock: socket.socket) -> bool:
-    """Whether a peer sees the end of the stream at this very moment."""
-    sock.setblocking(False)
-    try:
-        return sock.recv(1) == b""
-    except ConnectionResetError:
-        return True
-    except BlockingIOError:
-        return False
 
 
 def close_socket(fd: int) -> None:
@@ -165,19 +125,6 @@ def closed_fd() -> int:
         fd = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 1000)
     os.close(fd)
     return fd
-
-
-def open_fds() -> set[int]:
-    found: set[int] = set()
-    if sys.platform == "win32":
-        return found  # there is no list of handles
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            os.fstat(int(name))
-        except OSError:
-            continue  # the descriptor of the listing itself
-        found.add(int(name))
-    return found
 
 
 @attrs.define

@@ -9,16 +9,8 @@ import pytest
 
 from trio_lio.backends import ContractError, IoBackend, Op
 
-from .support import (
-    Sockets,
-    collect,
-    fill,
-    is_idle,
-    new_id,
-    pattern,
-    read_all,
-    submit,
-)
+from ..common import fill, pattern
+from .support import Sockets, collect, is_idle, new_id, read_all, submit
 
 
 def test_a_queued_operation_never_happened(backend: IoBackend, sockets: Sockets) -> None:

@@ -12,16 +12,15 @@ import pytest
 
 from trio_lio.backends import Op
 
+from ..common import fill, pattern
 from .support import (
     PATIENCE,
     Sockets,
     close_socket,
     collect,
     complete,
-    fill,
     is_idle,
     new_id,
-    pattern,
     read_all,
     run,
     submit,

@@ -6,8 +6,9 @@ import pytest
 
 from trio_lio.backends import ContractError, Full, IoBackend, Op
 
+from ..common import pattern
 from .conftest import Factory
-from .support import Sockets, collect, is_idle, pattern, submit
+from .support import Sockets, collect, is_idle, submit
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 300])

@@ -10,18 +10,8 @@ import pytest
 
 from trio_lio.backends import Op
 
-from .support import (
-    POOL_MAX,
-    Sockets,
-    collect,
-    errno_of,
-    fill,
-    is_idle,
-    new_id,
-    pattern,
-    run,
-    submit,
-)
+from ..common import fill, pattern
+from .support import POOL_MAX, Sockets, collect, errno_of, is_idle, new_id, run, submit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,18 +11,8 @@ import pytest
 
 from trio_lio.backends import IoBackend, Op
 
-from .support import (
-    Sockets,
-    closed_fd,
-    collect,
-    errno_of,
-    fill,
-    is_idle,
-    read_all,
-    run,
-    sees_end,
-    submit,
-)
+from ..common import fill, sees_end
+from .support import Sockets, closed_fd, collect, errno_of, is_idle, read_all, run, submit
 
 
 def test_close_with_receive_in_flight_shows_eof_at_once(

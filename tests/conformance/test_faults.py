@@ -14,18 +14,8 @@ import pytest
 
 from trio_lio.backends import SIGNAL, Faults, IoBackend, IoUring, Op, Poller, Sim, probe
 
-from .support import (
-    Sockets,
-    collect,
-    complete,
-    errno_of,
-    new_id,
-    pattern,
-    read_all,
-    run,
-    sees_end,
-    submit,
-)
+from ..common import pattern, sees_end
+from .support import Sockets, collect, complete, errno_of, new_id, read_all, run, submit
 
 NONE = Faults(
     short_io=0, reset=0, delay=0, cancel_race=0, interrupt=0, overflow=0, queue_full=0

@@ -12,7 +12,8 @@ import pytest
 
 from trio_lio.backends import IoBackend, Op
 
-from .support import closed_fd, collect, complete, errno_of, is_idle, pattern, run, submit
+from ..common import pattern
+from .support import closed_fd, collect, complete, errno_of, is_idle, run, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,8 @@ from trio_lio.backends import (
     probe,
 )
 
-from .support import pattern
+from .. import common
+from ..common import pattern
 
 if TYPE_CHECKING:
     from .conftest import Maker
@@ -191,15 +192,7 @@ class Program(RuleBasedStateMachine):
 
 
 # Whatever of this happens, the bytes are the same.
-ROUGH = Faults(
-    seed=3,
-    short_io=0.5,
-    delay=0.4,
-    cancel_race=0.5,
-    interrupt=0.1,
-    overflow=0.3,
-    queue_full=0.3,
-)
+ROUGH = Faults(seed=3, **common.ROUGH)
 
 
 def test_random_programs(new_backend: Maker) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from trio_lio.backends import IoBackend, Op, Ready
 
+from ..common import fill
 from .support import (
     Sockets,
     close_socket,
@@ -17,7 +18,6 @@ from .support import (
     collect,
     complete,
     errno_of,
-    fill,
     is_idle,
     new_id,
     read_all,

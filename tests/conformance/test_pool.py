@@ -10,16 +10,8 @@ import pytest
 
 from trio_lio.backends import Op
 
-from .support import (
-    POOL_MAX,
-    Sockets,
-    collect,
-    is_idle,
-    new_id,
-    pattern,
-    run,
-    submit,
-)
+from ..common import pattern
+from .support import POOL_MAX, Sockets, collect, is_idle, new_id, run, submit
 
 if sys.platform != "win32":
     import resource

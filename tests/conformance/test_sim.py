@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,18 +29,12 @@ from trio_lio.backends import (
     default_backend,
 )
 
-from .support import collect, errno_of, new_id, open_fds, pattern, run, submit
+from .. import common
+from ..common import open_fds, pattern
+from .support import collect, errno_of, new_id, run, submit
 
 SEEDS = range(6)
-ROUGH = Faults(
-    seed=3,
-    short_io=0.5,
-    delay=0.4,
-    cancel_race=0.5,
-    interrupt=0.1,
-    overflow=0.3,
-    queue_full=0.3,
-)
+ROUGH = Faults(seed=3, **common.ROUGH)
 
 
 @contextmanager
@@ -48,7 +43,7 @@ def opened(seed: int = 0, *, capacity: int = 64, **kwargs: object) -> Iterator[S
     with Sim(seed, **kwargs) as backend:  # type: ignore[arg-type]
         backend.init(capacity)
         yield backend
-    for fd in open_fds() - before:  # placeholders are the caller's to close
+    for fd in open_fds().keys() - before.keys():  # placeholders are the caller's to close
         if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
             os.close(fd)
 
@@ -390,15 +385,7 @@ def test_same_seed_same_run_in_another_process(tmp_path: Path) -> None:
 
 
 def test_other_faults_other_run() -> None:
-    other = Faults(
-        seed=4,
-        short_io=0.5,
-        delay=0.4,
-        cancel_race=0.5,
-        interrupt=0.1,
-        overflow=0.3,
-        queue_full=0.3,
-    )
+    other = attrs.evolve(ROUGH, seed=4)
     assert program(1, ROUGH)[0] != program(1, other)[0]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from trio_lio.backends import IoBackend, Op, OpCompleted, Ready
 
+from ..common import fill, pattern, sees_end
 from .support import (
     PATIENCE,
     POOL_MAX,
@@ -22,14 +23,11 @@ from .support import (
     collect,
     complete,
     errno_of,
-    fill,
     is_idle,
     is_private,
     new_id,
-    pattern,
     read_all,
     run,
-    sees_end,
     submit,
     until,
 )

@@ -21,7 +21,8 @@ import trio_lio
 from trio_lio._native import known_backends
 from trio_lio.backends import probe
 
-from .support import OLD_KERNEL, PATIENCE, Notes, Pair, connected, notes, open_fds
+from ..common import OLD_KERNEL, open_fds
+from .support import PATIENCE, Notes, Pair, connected, notes
 
 VARIANTS = {
     "uring": ("uring", ""),

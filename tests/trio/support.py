@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
+import signal
 import socket as stdlib_socket
-import struct
 import sys
 import tempfile
+import threading
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ import attrs
 import trio
 
 import trio_lio
+
+from ..common import open_fds
 
 if sys.platform != "win32":
     import resource
@@ -30,23 +32,6 @@ PATIENCE = 20.0
 
 SHORTLY = 0.2
 """Seconds in which what can happen at once has happened."""
-
-# A kernel that has io_uring and little of what was added to it since.
-OLD_KERNEL = (
-    "single_issuer,defer_taskrun,taskrun_flag,coop_taskrun,submit_all,cqsize,no_sqarray,"
-    "ext_arg,buf_ring,fixed_files"
-)
-
-
-def open_fds() -> dict[int, str]:
-    """The open descriptors, and what each of them is."""
-    found: dict[int, str] = {}
-    if sys.platform == "win32":
-        return found  # there is no list of handles
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the descriptor of the listing itself
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-    return found
 
 
 def rss() -> int:
@@ -61,56 +46,11 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@functools.cache
-def pattern(size: int, seed: int = 0) -> bytes:
-    """Bytes in which a lost, doubled or moved part shows."""
-    first = seed * 1_000_003
-    return struct.pack(f"!{size // 4 + 1}I", *range(first, first + size // 4 + 1))[:size]
-
-
 def drop_what_is_not_here(calls: dict[str, Any]) -> None:
     """Of calls by name, those that sockets do not have on Windows."""
     if sys.platform == "win32":
         for name in [name for name in calls if "msg" in name or "DONTWAIT" in name]:
             del calls[name]
-
-
-def fill(sock: stdlib_socket.socket) -> int:
-    """Sends until the socket takes no more; returns how much it took."""
-    sock.setblocking(False)
-    sent, size, full = 0, 65536, 0
-    while full < 8:
-        try:
-            sent += sock.send(bytes(size))
-            full = 0
-        except BlockingIOError:
-            if sys.platform != "win32":
-                break
-            # There a small one fits where a large one does not, and the system moves on what it
-            # has, and finds more room.
-            size //= 16
-            if size == 0:
-                size = 65536
-                full += 1
-                time.sleep(0.05)
-    return sent
-
-
-def take_now(sock: stdlib_socket.socket, size: int = 1 << 20) -> bytes | None:
-    """What is there to be received at this moment; None if nothing is, not even the end."""
-    sock.setblocking(False)
-    try:
-        return sock.recv(size)
-    except BlockingIOError:
-        return None
-
-
-def sees_end(sock: stdlib_socket.socket) -> bool:
-    """Whether a peer sees the end of the stream at this very moment."""
-    try:
-        return take_now(sock) == b""
-    except ConnectionResetError:
-        return True
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -138,6 +78,50 @@ async def receive_exactly(sock: Any, size: int) -> bytes:
         parts.append(data)
         size -= len(data)
     return b"".join(parts)
+
+
+async def send_through(a: Any, b: Any, data: bytes) -> None:
+    """Sends by one of two connected sockets what the other must receive."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.SocketStream(a).send_all, data)
+        assert await receive_exactly(b, len(data)) == data
+
+
+@contextlib.contextmanager
+def signals_every(
+    seconds: float, number: int, thread_id: int | None = None
+) -> Iterator[list[int]]:
+    """Sends signals, to the process or to one of its threads; gives a list of those handled."""
+    hits: list[int] = []
+    over = threading.Event()
+
+    def shoot() -> None:
+        while not over.wait(seconds):
+            if thread_id is None:
+                os.kill(os.getpid(), number)
+            else:
+                signal.pthread_kill(thread_id, number)
+
+    before = signal.signal(number, lambda got, _: hits.append(got))
+    thread = threading.Thread(target=shoot)
+    thread.start()
+    try:
+        yield hits
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(number, before)
+
+
+async def receive_signals() -> None:
+    """While nothing else happens, and while something does."""
+    with trio.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as signals:
+        timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
+        timer.start()
+        assert await signals.__anext__() == signal.SIGUSR1
+        signal.raise_signal(signal.SIGUSR2)
+        assert await signals.__anext__() == signal.SIGUSR2
+        timer.join()
 
 
 # -- sockets ---------------------------------------------------------------------------

@@ -29,7 +29,8 @@ from anyio._core._eventloop import get_async_backend
 import trio_lio
 import trio_lio.anyio
 
-from .support import SHORTLY, case_id, fill, pattern, sees_end, statistics, take_now
+from ..common import fill, pattern, sees_end, take_now
+from .support import SHORTLY, case_id, statistics
 
 # Older ones ignore what they are given for trio.run.
 PASSES_OPTIONS = tuple(map(int, version("anyio").split(".")[:2])) >= (4, 12)

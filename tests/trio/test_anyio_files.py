@@ -21,7 +21,8 @@ import trio_lio
 import trio_lio.anyio
 from trio_lio import _pipe
 
-from .support import PATIENCE, all_in_flight, case_id, pattern, statistics
+from ..common import pattern
+from .support import PATIENCE, all_in_flight, case_id, statistics
 from .test_anyio import python
 from .test_paths import CALLS, NAMES, make_tree, plain, told, tree
 

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from .support import half_foreign_pair, pattern, statistics, take_now, tcp_pair, waiting
+from ..common import pattern, take_now
+from .support import half_foreign_pair, statistics, tcp_pair, waiting
 
 Run = Callable[..., Any]
 

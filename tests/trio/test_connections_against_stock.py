@@ -1,4 +1,4 @@
-"""Accepting and connecting comes to the same on lio as on stock Trio: see `stock_cases`."""
+"""Accepting and connecting: as on stock Trio. See `stock_cases`."""
 
 from __future__ import annotations
 

@@ -19,16 +19,8 @@ import trio_lio
 from trio_lio import testing
 from trio_lio.backends import probe
 
-from .support import pattern, statistics, tcp_listener, tcp_pair
-
-ROUGH = {
-    "short_io": 0.5,
-    "delay": 0.4,
-    "cancel_race": 0.7,
-    "interrupt": 0.1,
-    "overflow": 0.4,
-    "queue_full": 0.4,
-}
+from ..common import ROUGH, pattern
+from .support import statistics, tcp_listener, tcp_pair
 
 Block = Callable[..., Any]
 

@@ -19,7 +19,8 @@ import trio.testing
 
 import trio_lio
 
-from .support import case_id, open_ours, pattern
+from ..common import pattern
+from .support import case_id, open_ours
 
 Run = Callable[..., Any]
 MODES = ["rb", "wb", "ab", "r+b", "r", "w", "a", "r+"]

@@ -18,7 +18,8 @@ import trio.testing
 
 import trio_lio
 
-from .support import PATIENCE, open_ours, pattern, statistics
+from ..common import pattern
+from .support import PATIENCE, open_ours, statistics
 
 Run = Callable[..., Any]
 MODES = ["rb", "wb", "ab", "r+b", "r", "w", "a", "r+"]

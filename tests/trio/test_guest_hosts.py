@@ -26,43 +26,11 @@ import trio_lio._socket
 import trio_lio._stream
 import trio_lio.lowlevel
 
-from .support import half_foreign_pair, pattern, receive_exactly, tcp_pair
+from ..common import pattern
+from .guest_hosts import on_asyncio, on_queue
+from .support import half_foreign_pair, receive_signals, send_through, signals_every, tcp_pair
 
 Start = Callable[..., Any]
-
-
-def on_queue(async_fn: Any, *args: Any, **options: Any) -> Any:
-    """Runs a guest on a plain thread and its queue: this one."""
-    todo: queue.Queue[Any] = queue.Queue()
-    over: list[Outcome[Any]] = []
-    trio_lio.start_guest_run(
-        async_fn,
-        *args,
-        run_sync_soon_threadsafe=todo.put,
-        done_callback=over.append,
-        **options,
-    )
-    while not over:
-        todo.get(timeout=60)()
-    return over[0].unwrap()
-
-
-def on_asyncio(async_fn: Any, *args: Any, **options: Any) -> Any:
-    async def host() -> Any:
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[Any] = loop.create_future()
-        trio_lio.start_guest_run(
-            async_fn,
-            *args,
-            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-            run_sync_soon_not_threadsafe=loop.call_soon,
-            done_callback=over.set_result,
-            host_uses_signal_set_wakeup_fd=True,
-            **options,
-        )
-        return (await over).unwrap()
-
-    return asyncio.run(host())
 
 
 @pytest.fixture(params=[on_queue, on_asyncio], ids=["queue", "asyncio"])
@@ -107,12 +75,9 @@ def test_waiting_thread_only_waits(guest: Start, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trio_lio._manager, "_wait", Watched().lio_py_wait)
 
     async def main() -> None:
-        data = pattern(300_000)
         a, b = tcp_pair()
         with a, b:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.SocketStream(a).send_all, data)
-                assert await receive_exactly(b, len(data)) == data
+            await send_through(a, b, pattern(300_000))
             with trio.move_on_after(0.01):
                 await a.recv(10)
             async with trio.open_nursery() as nursery:
@@ -142,16 +107,7 @@ def python_handles_sigint() -> Any:
 def test_signal_receiver_in_a_guest_run(guest: Start) -> None:
     """While the other thread waits in the kernel, and while it does not."""
 
-    async def main() -> None:
-        with trio.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as signals:
-            timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
-            timer.start()
-            assert await signals.__anext__() == signal.SIGUSR1
-            signal.raise_signal(signal.SIGUSR2)
-            assert await signals.__anext__() == signal.SIGUSR2
-            timer.join()
-
-    guest(main)
+    guest(receive_signals)
 
 
 @pytest.mark.usefixtures("python_handles_sigint")
@@ -221,37 +177,15 @@ def test_keyboard_interrupt_on_asyncio_is_asyncios(backend: str) -> None:
 
 
 def test_signals_while_the_other_thread_waits_disturb_nothing(guest: Start) -> None:
-    hits = 0
-
-    def handler(*_: object) -> None:
-        nonlocal hits
-        hits += 1
-
     async def main() -> None:
-        data = pattern(1_000_000)
         a, b = tcp_pair()
         with a, b:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.SocketStream(a).send_all, data)
-                assert await receive_exactly(b, len(data)) == data
+            await send_through(a, b, pattern(1_000_000))
             await trio.sleep(0.1)
 
-    stop = threading.Event()
-
-    def shoot() -> None:
-        while not stop.wait(0.001):
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    thread = threading.Thread(target=shoot)
-    thread.start()
-    try:
+    with signals_every(0.001, signal.SIGUSR1) as hits:
         guest(main)
-    finally:
-        stop.set()
-        thread.join()
-        signal.signal(signal.SIGUSR1, before)
-    assert hits > 5
+    assert len(hits) > 5
 
 
 # -- hosts that go away ----------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import queue
 import socket as stdlib_socket
 import threading
 import time
@@ -20,46 +19,11 @@ from outcome import Outcome, capture
 
 import trio_lio
 
-from .support import (
-    half_foreign_pair,
-    pattern,
-    receive_exactly,
-    sees_end,
-    statistics,
-    take_now,
-    tcp_pair,
-    until,
-)
+from ..common import pattern, sees_end, take_now
+from .guest_hosts import Host, on_asyncio
+from .support import half_foreign_pair, receive_exactly, statistics, tcp_pair, until
 
 Guest = Callable[..., Any]
-
-
-class Host:
-    """The simplest loop that can be a host: one thread and its queue."""
-
-    def __init__(self) -> None:
-        self.todo: queue.Queue[Any] = queue.Queue()
-        self.outcome: Outcome[Any] | None = None
-        self.steps = 0
-
-    def start(self, async_fn: Any, *args: Any, **options: Any) -> None:
-        trio_lio.start_guest_run(
-            async_fn,
-            *args,
-            run_sync_soon_threadsafe=self.todo.put,
-            run_sync_soon_not_threadsafe=self.todo.put,
-            done_callback=self.done,
-            **options,
-        )
-
-    def done(self, outcome: Outcome[Any]) -> None:
-        self.outcome = outcome
-
-    def loop(self) -> Any:
-        while self.outcome is None:
-            self.todo.get(timeout=30)()
-            self.steps += 1
-        return self.outcome.unwrap()
 
 
 @pytest.fixture
@@ -468,24 +432,6 @@ threading.Timer(0.1, __import__("os")._exit, [0]).start()
 # -- asyncio ---------------------------------------------------------------------------
 
 
-def on_asyncio(backend: str, async_fn: Any, **options: Any) -> Any:
-    async def host() -> Any:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        trio_lio.start_guest_run(
-            async_fn,
-            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-            run_sync_soon_not_threadsafe=loop.call_soon,
-            done_callback=done.set_result,
-            host_uses_signal_set_wakeup_fd=True,
-            backend=backend,
-            **options,
-        )
-        return (await done).unwrap()
-
-    return asyncio.run(host())
-
-
 def test_on_asyncio_both_do_io(backend: str) -> None:
     async def main() -> str:
         a, b = half_foreign_pair()
@@ -505,7 +451,7 @@ def test_on_asyncio_both_do_io(backend: str) -> None:
             await until(task.done, "asyncio's side is not done")
         return trio_lio.current_backend().name
 
-    assert on_asyncio(backend, main) == backend
+    assert on_asyncio(main, backend=backend) == backend
 
 
 def test_on_asyncio_serve_tcp(backend: str) -> None:
@@ -535,7 +481,7 @@ def test_on_asyncio_serve_tcp(backend: str) -> None:
             assert statistics().tasks_waiting_read >= 1
             nursery.cancel_scope.cancel()
 
-    on_asyncio(backend, main)
+    on_asyncio(main, backend=backend)
 
 
 def test_on_asyncio_cancelled_from_asyncio(backend: str) -> None:
@@ -546,7 +492,7 @@ def test_on_asyncio_cancelled_from_asyncio(backend: str) -> None:
             await a.recv(10)
         assert scope.cancelled_caught
 
-    on_asyncio(backend, main)
+    on_asyncio(main, backend=backend)
 
 
 def test_on_asyncio_raises(backend: str) -> None:
@@ -555,7 +501,7 @@ def test_on_asyncio_raises(backend: str) -> None:
         raise LookupError("mine")
 
     with pytest.raises(LookupError, match="mine"):
-        on_asyncio(backend, main)
+        on_asyncio(main, backend=backend)
 
 
 def test_collection_of_a_finished_guest(backend: str) -> None:

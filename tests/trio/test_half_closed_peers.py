@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from .support import cpu, pattern, receive_exactly, statistics, stdlib_tcp_pair, tcp_pair
+from ..common import pattern
+from .support import cpu, receive_exactly, statistics, stdlib_tcp_pair, tcp_pair
 
 Run = Callable[..., Any]
 

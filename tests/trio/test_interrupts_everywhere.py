@@ -17,7 +17,8 @@ import trio_lio
 import trio_lio._install
 import trio_lio.lowlevel
 
-from .support import half_foreign_pair, take_now, tcp_listener
+from ..common import take_now
+from .support import half_foreign_pair, tcp_listener
 
 Run = Callable[..., Any]
 

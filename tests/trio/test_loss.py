@@ -12,14 +12,13 @@ import pytest
 import trio
 import trio.testing
 
+from ..common import pattern, take_now
 from .support import (
     PATIENCE,
     drop_what_is_not_here,
     half_foreign_pair,
-    pattern,
     receive_exactly,
     statistics,
-    take_now,
     tcp_listener,
     tcp_pair,
 )

@@ -16,7 +16,7 @@ import trio.testing
 from trio_lio import lowlevel
 from trio_lio.backends import Op
 
-from .support import take_now
+from ..common import take_now
 
 Run = Callable[..., Any]
 

@@ -31,7 +31,8 @@ from hypothesis.stateful import (
 import trio_lio
 from trio_lio import lowlevel
 
-from .support import PATIENCE, open_fds, pattern, statistics, tcp_pair
+from ..common import open_fds, pattern
+from .support import PATIENCE, statistics, tcp_pair
 
 KINDS = ["pair", "tcp", "small"]
 STREAM = st.integers(0, len(KINDS) - 1)

@@ -21,15 +21,8 @@ import trio_lio
 import trio_lio._manager
 import trio_lio.lowlevel
 
-from .support import (
-    PATIENCE,
-    all_in_flight,
-    half_foreign_pair,
-    rss,
-    statistics,
-    take_now,
-    tcp_listener,
-)
+from ..common import take_now
+from .support import PATIENCE, all_in_flight, half_foreign_pair, rss, statistics, tcp_listener
 
 Run = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""Passing descriptors and credentials comes to the same on lio as on stock Trio: see `stock_cases`."""
+"""Descriptors and credentials in messages: as on stock Trio. See `stock_cases`."""
 
 from __future__ import annotations
 

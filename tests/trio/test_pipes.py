@@ -14,7 +14,8 @@ import trio.testing
 
 import trio_lio
 
-from .support import PATIENCE, pattern, statistics
+from ..common import pattern
+from .support import PATIENCE, statistics
 
 Run = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""Every receive of trio.socket objects comes to the same on lio as on stock Trio: see `stock_cases`."""
+"""Every receive of trio.socket objects: as on stock Trio. See `stock_cases`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from ..common import pattern, take_now
 from .stock_cases import (
     DATA,
     FLAGS,
@@ -25,15 +26,7 @@ from .stock_cases import (
     simple,
     view,
 )
-from .support import (
-    DATAGRAM_KINDS,
-    KINDS,
-    STREAM_KINDS,
-    Pair,
-    attempt,
-    pattern,
-    take_now,
-)
+from .support import DATAGRAM_KINDS, KINDS, STREAM_KINDS, Pair, attempt
 
 pytestmark = pytest.mark.filterwarnings("ignore:received malformed:RuntimeWarning")
 

@@ -17,7 +17,8 @@ import trustme
 
 import trio_lio
 
-from .support import PATIENCE, half_foreign_pair, pattern, take_now, tcp_pair
+from ..common import pattern, take_now
+from .support import PATIENCE, half_foreign_pair, tcp_pair
 
 Run = Callable[..., Any]
 DATA = pattern(3_000_001)

@@ -1,4 +1,4 @@
-"""Every send of trio.socket objects comes to the same on lio as on stock Trio: see `stock_cases`."""
+"""Every send of trio.socket objects: as on stock Trio. See `stock_cases`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from ..common import fill, take_now
 from .stock_cases import (
     DATA,
     FLAGS,
@@ -18,14 +19,7 @@ from .stock_cases import (
     Odd,
     simple,
 )
-from .support import (
-    DATAGRAM_KINDS,
-    KINDS,
-    Pair,
-    attempt,
-    fill,
-    take_now,
-)
+from .support import DATAGRAM_KINDS, KINDS, Pair, attempt
 
 pytestmark = pytest.mark.filterwarnings("ignore:received malformed:RuntimeWarning")
 

@@ -19,7 +19,15 @@ import trio.testing
 
 import trio_lio
 
-from .support import PATIENCE, half_foreign_pair, pattern, statistics, take_now, tcp_pair
+from ..common import pattern, take_now
+from .support import (
+    PATIENCE,
+    half_foreign_pair,
+    receive_signals,
+    signals_every,
+    statistics,
+    tcp_pair,
+)
 
 # On stock Trio too, a signal can come while the run's wake-up socket is being closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -250,16 +258,7 @@ def test_methods_are_protected_from_keyboard_interrupt(
 
 
 def test_open_signal_receiver(run: Run) -> None:
-    async def main() -> None:
-        with trio.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as signals:
-            timer = threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1])
-            timer.start()
-            assert await signals.__anext__() == signal.SIGUSR1
-            signal.raise_signal(signal.SIGUSR2)
-            assert await signals.__anext__() == signal.SIGUSR2
-            timer.join()
-
-    run(main)
+    run(receive_signals)
 
 
 def test_wakeup_fd_is_given_back(run: Run) -> None:
@@ -403,11 +402,6 @@ def test_keyboard_interrupt_inside_the_run_loop(
 
 def test_many_signals_do_not_disturb_the_traffic(run: Run) -> None:
     """Each interrupts whatever system call is under way."""
-    hits = 0
-
-    def handler(*_: object) -> None:
-        nonlocal hits
-        hits += 1
 
     async def main() -> None:
         a, b = tcp_pair()
@@ -422,54 +416,21 @@ def test_many_signals_do_not_disturb_the_traffic(run: Run) -> None:
                         await trio.sleep(0.001)
         assert got == data
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    stop = threading.Event()
-
-    def shoot() -> None:
-        while not stop.wait(0.0005):
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    thread = threading.Thread(target=shoot)
-    thread.start()
-    try:
+    with signals_every(0.0005, signal.SIGUSR1) as hits:
         run(main)
         run(trio.sleep, 0.1)
-    finally:
-        stop.set()
-        thread.join()
-        signal.signal(signal.SIGUSR1, before)
-    assert hits > 10
+    assert len(hits) > 10
 
 
 def test_timer_signal_does_not_end_a_sleep_early(run: Run) -> None:
-    hits = 0
-
-    def handler(*_: object) -> None:
-        nonlocal hits
-        hits += 1
-
     async def main() -> float:
         start = time.monotonic()
         await trio.sleep(0.2)
         return time.monotonic() - start
 
-    before = signal.signal(signal.SIGVTALRM, handler)
-    thread_id = threading.get_ident()
-    stop = threading.Event()
-
-    def shoot() -> None:
-        while not stop.wait(0.01):
-            signal.pthread_kill(thread_id, signal.SIGVTALRM)
-
-    thread = threading.Thread(target=shoot)
-    thread.start()
-    try:
+    with signals_every(0.01, signal.SIGVTALRM, threading.get_ident()) as hits:
         assert 0.19 < run(main) < 5
-    finally:
-        stop.set()
-        thread.join()
-        signal.signal(signal.SIGVTALRM, before)
-    assert hits > 3
+    assert len(hits) > 3
 
 
 def test_sigpipe_never_kills(run: Run) -> None:

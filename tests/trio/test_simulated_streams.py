@@ -15,17 +15,9 @@ from trio_lio import testing
 from trio_lio._native import ffi, lib
 from trio_lio.testing import SimulatedStream, simulated_stream_pair
 
-from .support import pattern
+from ..common import ROUGH, pattern
 
 on_sim = functools.partial(trio_lio.run, backend="sim")
-ROUGH = {
-    "short_io": 0.5,
-    "delay": 0.4,
-    "cancel_race": 0.7,
-    "interrupt": 0.1,
-    "overflow": 0.4,
-    "queue_full": 0.4,
-}
 
 
 async def make() -> tuple[SimulatedStream, SimulatedStream]:

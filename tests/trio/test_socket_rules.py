@@ -11,17 +11,15 @@ import pytest
 import trio
 import trio.testing
 
+from ..common import fill, sees_end, take_now
 from .support import (
     KINDS,
     PATIENCE,
     STREAM_KINDS,
     connected,
     drop_what_is_not_here,
-    fill,
     half_foreign_pair,
-    sees_end,
     statistics,
-    take_now,
     tcp_listener,
     tcp_pair,
     waiting,

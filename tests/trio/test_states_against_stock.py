@@ -1,4 +1,4 @@
-"""Every method of trio.socket objects in a state that is wrong comes to the same on lio as on stock Trio: see `stock_cases`."""
+"""Sockets in a state that is wrong: as on stock Trio. See `stock_cases`."""
 
 from __future__ import annotations
 

@@ -14,15 +14,8 @@ import trio.testing
 
 import trio_lio
 
-from .support import (
-    HAS_IPV6,
-    PATIENCE,
-    pattern,
-    statistics,
-    stdlib_tcp_pair,
-    take_now,
-    tcp_pair,
-)
+from ..common import pattern, take_now
+from .support import HAS_IPV6, PATIENCE, statistics, stdlib_tcp_pair, tcp_pair
 
 Run = Callable[..., Any]
 

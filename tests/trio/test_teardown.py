@@ -15,16 +15,8 @@ import pytest
 import trio
 import trio.testing
 
-from .support import (
-    drop_what_is_not_here,
-    half_foreign_pair,
-    open_fds,
-    pattern,
-    sees_end,
-    take_now,
-    tcp_listener,
-    tcp_pair,
-)
+from ..common import open_fds, pattern, sees_end, take_now
+from .support import drop_what_is_not_here, half_foreign_pair, tcp_listener, tcp_pair
 
 Run = Callable[..., Any]
 

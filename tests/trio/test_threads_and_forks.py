@@ -13,7 +13,8 @@ import trio.testing
 
 import trio_lio
 
-from .support import half_foreign_pair, pattern, receive_exactly, tcp_pair
+from ..common import pattern
+from .support import half_foreign_pair, receive_exactly, tcp_pair
 
 Run = Callable[..., Any]
 

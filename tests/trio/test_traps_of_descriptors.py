@@ -22,13 +22,11 @@ import trio.testing
 import trio_lio
 import trio_lio.lowlevel
 
+from ..common import fill, sees_end, take_now
 from .support import (
     PATIENCE,
-    fill,
     half_foreign_pair,
-    sees_end,
     statistics,
-    take_now,
     tcp_listener,
     tcp_pair,
     until,
