@@ -269,24 +269,28 @@ static int files_of(const lio_op *op, lio_fd fds[2])
     return count;
 }
 
-/* Whether all is as it was when the operation was left behind. An adopted number is the
- * backend's to verify. */
-static bool has_its_files(const lio_backend *b, uint32_t number)
+/* What an operation on these descriptors would reach. Of an adopted one that is the file that
+ * was adopted, whatever the number names by now. */
+static void note_files(const lio_backend *b, const lio_op *op, uint64_t files[2][2])
 {
-    const lio_slot *slot = lio_slot_at(&b->store, number);
-    const lio_slot_extra *extra = lio_extra_at(&b->store, number);
     lio_fd fds[2];
-    int count = files_of(&slot->op, fds);
+    int count = files_of(op, fds);
+    memset(files, 0, 2 * sizeof *files);
     for (int i = 0; i < count; i++) {
         const lio_fd_entry *entry = lio_fd_find(&b->store, fds[i]);
-        uint64_t now[2] = {0, 0};
         if (entry != NULL && entry->adopted)
-            continue;
-        (void)identify(fds[i], now);
-        if (memcmp(now, extra->identity[i], sizeof now) != 0)
-            return false;
+            memcpy(files[i], entry->identity, sizeof entry->identity);
+        else
+            (void)identify(fds[i], files[i]);
     }
-    return true;
+}
+
+/* Whether that is what it was when the operation was left behind. */
+static bool has_its_files(const lio_backend *b, uint32_t number)
+{
+    uint64_t now[2][2];
+    note_files(b, &lio_slot_at(&b->store, number)->op, now);
+    return memcmp(now, lio_extra_at(&b->store, number)->identity, sizeof now) == 0;
 }
 
 static void leave_behind(lio_backend *b, uint32_t number)
@@ -294,15 +298,10 @@ static void leave_behind(lio_backend *b, uint32_t number)
     lio_slot *slot = lio_slot_at(&b->store, number);
     lio_list_remove(&b->store, &b->store.queue, number);
     lio_list_append(&b->store, &b->store.later, number, LIO_LIST_LATER);
-    if (slot->stage != 0 || slot->fault & LIO_FAULT_WAITED)
-        return;
+    /* What was with the backend has such notes already. */
+    if (slot->stage == 0 && !(slot->fault & LIO_FAULT_WAITED))
+        note_files(b, &slot->op, lio_extra_at(&b->store, number)->identity);
     slot->fault |= LIO_FAULT_WAITED;
-    uint64_t (*identity)[2] = lio_extra_at(&b->store, number)->identity;
-    lio_fd fds[2];
-    int count = files_of(&slot->op, fds);
-    memset(identity, 0, 2 * sizeof *identity);
-    for (int i = 0; i < count; i++)
-        (void)identify(fds[i], identity[i]);
 }
 
 /* What was left behind once goes now, before what came since. */

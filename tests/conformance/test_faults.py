@@ -412,6 +412,53 @@ def test_a_full_queue_keeps_the_order(faulty: Maker) -> None:
     assert backend.stats().queue_fulls > 3
 
 
+def test_a_full_queue_lets_everything_through_in_the_end(faulty: Maker) -> None:
+    """Also what has to go more than once: the rest of a short send, a receive of the pool."""
+    backend = faulty(queue_full=1, short_io=1, cancel_race=1)
+    size = 3_000_000
+    left, right = socket.socketpair()
+    with left, right:
+        sending, receiving = new_id(), new_id()
+        backend.push(sending, Op.send(left.fileno(), pattern(size), all=True))
+        backend.push(receiving, Op.recv(right.fileno(), 60_000))
+        got = bytearray()
+        sent = None
+        while len(got) < size or sent is None:
+            for done in backend.wait_timeout(10):
+                if done.op_id == sending:
+                    sent = done.result
+                elif done.op_id == receiving:
+                    got += done.result
+                    receiving = new_id()
+                    if len(got) < size:
+                        backend.push(receiving, Op.recv(right.fileno(), 60_000))
+        assert sent == size
+        assert got == pattern(size)
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
+def test_a_number_that_is_adopted_for_another(faulty: Maker, adopts: bool) -> None:
+    """While the queue is full the file is closed, and its number is claimed for another."""
+    backend = faulty(queue_full=1)
+    ours, theirs = socket.socketpair()
+    other, others_peer = socket.socketpair()
+    with ours, theirs, other, others_peer:
+        if adopts:
+            backend.adopt(ours.fileno())
+        op_id = new_id()
+        backend.push(op_id, Op.send(ours.fileno(), b"secret"))
+        assert backend.flush() == 0
+        os.dup2(other.fileno(), ours.fileno())
+        backend.adopt(ours.fileno())
+        done = collect(backend, [op_id])[op_id]
+        assert done.error is not None
+        assert done.cancelled or done.error.errno == errno.EBADF
+        others_peer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            others_peer.recv(10)
+        backend.release_fd(ours.fileno())
+
+
 @pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
 def test_a_number_that_is_anothers_when_the_queue_has_room(faulty: Maker, adopts: bool) -> None:
     """What was left behind is for the file that it was pushed for, and for no other."""
