@@ -132,6 +132,49 @@ def test_closing_ends_both_directions(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("side", ["receives", "sends"])
+def test_closed_between_its_wake_up_and_its_turn(run: Run, side: str) -> None:
+    """What Trio's own tests try by the manager's waits: the call succeeds or says that the
+    stream is closed, and whoever gets the number next is left alone."""
+
+    async def use(stream: trio.lowlevel.FdStream, found: list[Any]) -> None:
+        try:
+            if side == "receives":
+                found.append(await stream.receive_some(10))
+            else:
+                found.append(await stream.send_all(bytes(100)))
+        except trio.ClosedResourceError:
+            found.append("closed")
+
+    async def main() -> None:
+        for _ in range(10):
+            sender, receiver = pipe()
+            found: list[Any] = []
+            if side == "sends":
+                fill(sender.fileno())
+            used, other = (receiver, sender) if side == "receives" else (sender, receiver)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(use, used, found)
+                await trio.testing.wait_all_tasks_blocked()
+                number = used.fileno()
+                if side == "receives":
+                    os.write(sender.fileno(), b"x")
+                else:
+                    os.read(receiver.fileno(), 1 << 20)
+                used.close()
+                theirs, ours = os.pipe()
+                os.set_blocking(theirs, False)
+                assert number in (theirs, ours)
+            assert found in ([b"x" if side == "receives" else None], ["closed"])
+            with pytest.raises(BlockingIOError):
+                os.read(theirs, 1)
+            os.close(theirs)
+            os.close(ours)
+            await other.aclose()
+
+    run(main)
+
+
 def test_a_broken_pipe_is_told_and_kills_nobody(run: Run) -> None:
     async def main() -> None:
         sender, receiver = pipe()
