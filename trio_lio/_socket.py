@@ -224,9 +224,10 @@ async def recvfrom_into(
 def _listed(items: Any) -> Any:
     """A list of the items; what is not iterable as it is, for Trio's method to refuse."""
     try:
-        return list(items)
-    except TypeError:
+        found = iter(items)
+    except Exception:
         return items
+    return list(found)  # what a generator raises is the caller's
 
 
 def _iovecs(memories: list[Any]) -> Any:

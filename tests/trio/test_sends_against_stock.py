@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import socket as stdlib_socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +40,12 @@ BUFFERS: dict[str, Any] = {
     "odd": Odd(),
 }
 
+
+def _fails() -> Iterator[bytes]:
+    yield b"a"
+    raise TypeError("of the caller's own making")
+
+
 SENDS: dict[str, Callable[[Any], Any]] = {}
 for _name, _data in BUFFERS.items():
     SENDS[f"send {_name}"] = simple("send", _data)
@@ -54,6 +60,8 @@ for _bad in ("x", None, 1 << 40, 1.5):
 SENDS |= {
     "sendmsg several": simple("sendmsg", [b"a", b"", bytearray(b"bc"), memoryview(b"d")]),
     "sendmsg a generator": lambda sock: sock.sendmsg(part for part in (b"a", b"bc")),
+    "sendmsg a generator that fails": lambda sock: sock.sendmsg(_fails()),
+    "sendmsg ancillary a generator that fails": lambda sock: sock.sendmsg([DATA], _fails()),
     "sendmsg no buffers": simple("sendmsg", []),
     "sendmsg 1024": simple("sendmsg", [b"x"] * 1024),
     "sendmsg 1025": simple("sendmsg", [b"x"] * 1025),
