@@ -39,13 +39,6 @@ BUFFERS: dict[str, Any] = {
     "list": [b"a"],
     "odd": Odd(),
 }
-
-
-def _fails() -> Iterator[bytes]:
-    yield b"a"
-    raise TypeError("of the caller's own making")
-
-
 SENDS: dict[str, Callable[[Any], Any]] = {}
 for _name, _data in BUFFERS.items():
     SENDS[f"send {_name}"] = simple("send", _data)
@@ -60,8 +53,6 @@ for _bad in ("x", None, 1 << 40, 1.5):
 SENDS |= {
     "sendmsg several": simple("sendmsg", [b"a", b"", bytearray(b"bc"), memoryview(b"d")]),
     "sendmsg a generator": lambda sock: sock.sendmsg(part for part in (b"a", b"bc")),
-    "sendmsg a generator that fails": lambda sock: sock.sendmsg(_fails()),
-    "sendmsg ancillary a generator that fails": lambda sock: sock.sendmsg([DATA], _fails()),
     "sendmsg no buffers": simple("sendmsg", []),
     "sendmsg 1024": simple("sendmsg", [b"x"] * 1024),
     "sendmsg 1025": simple("sendmsg", [b"x"] * 1025),
@@ -92,6 +83,25 @@ SENDS |= {
     "sendto a path": simple("sendto", DATA, "/nonexistent/path"),
     "sendto a long path": simple("sendto", DATA, "/" + "x" * 200),
 }
+
+
+def test_what_a_generator_raises_is_raised(run: Callable[..., Any]) -> None:
+    """And nothing is sent. (From Python 3.14 on the socket module says of whatever it raises,
+    an interrupt too, that the argument is no iterable.)"""
+
+    def fails() -> Iterator[Any]:
+        yield b"a"
+        raise TypeError("of the caller's own making")
+
+    async def main() -> None:
+        a, b = trio.socket.socketpair()
+        with a, b:
+            for call in (lambda: a.sendmsg(fails()), lambda: a.sendmsg([DATA], fails())):
+                with pytest.raises(TypeError, match="of the caller's own making"):
+                    await call()
+            assert take_now(b._sock) is None
+
+    run(main)
 
 
 @pytest.mark.parametrize("name", SENDS)
