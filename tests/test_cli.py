@@ -397,7 +397,7 @@ def test_run_refuses_a_backend_that_is_not_there(tmp_path: Path) -> None:
 
 # -- demo ------------------------------------------------------------------------------
 
-TINY = ["--connections", 5, "--size", 100, "--seconds", 0.1, "--rounds", 2]
+TINY = ["--connections", 5, "--size", 100, "--seconds", 0.5, "--rounds", 2]
 
 
 def servers_left() -> list[str]:
