@@ -140,6 +140,7 @@ typedef struct lio_poller {
     int64_t doubt_ends; /* when they are looked at */
     uint32_t round;     /* of looking whether numbers still name the same files */
     uint32_t jobs;      /* with the file pool */
+    uint64_t copied;    /* by large reads that were done in place, in this turn */
     lio_arena arena;
     bool collected;     /* the last turn asked the OS */
     bool guard_sigpipe; /* SIGPIPE would kill this process */

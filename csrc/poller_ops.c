@@ -24,10 +24,10 @@
 #include "poller.h"
 #include "sigpipe.h"
 
-#define LENGTH_MAX 0x7ffff000u /* MAX_RW_COUNT: more is cut by every system call alike */
-#define CACHED_MAX                                                                             \
-    (256u * 1024) /* more is copied by the pool: the loop has others to serve                  \
-                   */
+#define LENGTH_MAX 0x7ffff000u     /* MAX_RW_COUNT: more is cut by every system call alike */
+#define CACHED_SMALL (256u * 1024) /* copied in place, however many come */
+#define CACHED_MAX (UINT64_C(2) << 20) /* larger ones together, in one turn: the loop has */
+                                       /* others to serve, and the pool does the rest */
 #define SENDS_PER_TURN 8
 #define TTY_WRITE_MAX 128u
 #if defined(__linux__) && !defined(RWF_NOWAIT)
@@ -523,12 +523,18 @@ bool lio_poller_try_cached(lio_backend *b, lio_slot *slot, int64_t *result)
     for (size_t i = 0; vectored && i < parts && wanted <= CACHED_MAX; i++)
         wanted += iov[i].iov_len;
     int64_t offset = op->opcode == LIO_READ ? -1 : op->offset;
-    if (wanted > CACHED_MAX || (offset < 0 && op->opcode != LIO_READ))
+    uint64_t *copied = &lio_poller_of(b)->copied;
+    bool small = wanted <= CACHED_SMALL;
+    if (!small && wanted > CACHED_MAX - *copied)
+        return false;
+    if (offset < 0 && op->opcode != LIO_READ)
         return false;
     b->stats.syscalls++;
     ssize_t count = vectored_nowait((int)op->fd, false, iov, parts, offset);
     if (count < 0)
         return false; /* the pool will find out what it is */
+    if (!small)
+        *copied += (uint64_t)count;
     *result = count;
     if (count == 0 || (uint64_t)count == wanted)
         return true;

@@ -253,6 +253,7 @@ int lio_poller_turn(lio_backend *b, int64_t deadline_ns)
 {
     lio_poller *p = lio_poller_of(b);
     lio_poller_next_round(p);
+    p->copied = 0;
     int error = go_on(b);
     /* With results at hand the OS is asked every other time: those who produce results
      * without pause must not keep the others waiting for ever. */

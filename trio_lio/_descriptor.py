@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._flight import new_unset
+from ._flight import new_unset, unset_bytes
 from ._manager import (
     KIND_OTHER,
     KIND_RECEIVE_INTO,
@@ -39,9 +39,9 @@ from ._trio_compat import (
 if TYPE_CHECKING:
     pass
 
-# Up to here a read goes into memory of the operation's own and is copied; above, that copy
-# would cost more than clearing the result first.
-COPIED_MAX = 128 * 1024
+# Up to here a read goes into memory of the operation's own and is copied; above, into the
+# result itself, which costs more the shorter the read turns out to be.
+COPIED_MAX = 16 * 1024
 # What is cached is copied in the loop's thread: others get their turn after so many bytes.
 _PIECE = 2 * 1024 * 1024
 _UNKNOWN_SIZE = 8192  # the first read of a file that says it is empty, such as those in /proc
@@ -202,7 +202,7 @@ class Descriptor:
 
     async def _read_large(self, size: int, opcode: int, offset: int) -> bytes:
         # Nobody else has seen this object yet: it may be written to, as C code does.
-        data = bytes(size)
+        data = unset_bytes(size)
         memory = ffi.from_buffer("char[]", data)
         piece = _PIECE if self.format == stat.S_IFREG else size
         done = 0

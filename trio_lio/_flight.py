@@ -6,10 +6,12 @@ push, given back at the completion, not earlier (the kernel owns it until then) 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -19,12 +21,25 @@ from ._control import decode_control
 from ._native import ffi, lib
 from ._op import Op, Ready, export
 
-__all__ = ["Flight", "new_unset", "prepare", "stat_result", "value_of"]
+__all__ = ["Flight", "new_unset", "prepare", "stat_result", "unset_bytes", "value_of"]
 
 _MSG_TRUNC = int(socket.MSG_TRUNC)
 
 # Memory that the kernel fills: malloc, not calloc, so that pages nobody wrote to are none.
 new_unset = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def _unset_bytes() -> Callable[[int], bytes]:
+    """What makes a ``bytes`` object of which nothing is written yet, as C code does: to clear
+    1 MiB first takes an eighth of the time that it takes to read it from the page cache."""
+    prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)
+    try:
+        return partial(prototype(("PyBytes_FromStringAndSize", ctypes.pythonapi)), None)
+    except AttributeError:  # not CPython
+        return bytes
+
+
+unset_bytes = _unset_bytes()
 # What an empty buffer points to: the core takes NULL for "from the pool".
 _NOWHERE = ffi.new("char[1]")
 

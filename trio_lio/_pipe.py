@@ -14,9 +14,9 @@ from typing import Any
 import trio
 
 from ._descriptor import exported
-from ._flight import new_unset
-from ._manager import KIND_RECEIVE_OWN, KIND_WRITE, LioIOManager, current_manager
-from ._native import lib
+from ._flight import unset_bytes
+from ._manager import KIND_RECEIVE_INTO, KIND_WRITE, LioIOManager, current_manager
+from ._native import ffi, lib
 from ._replaced import Replaced
 from ._trio_compat import FdStream, must_not_begin, run_context
 
@@ -66,13 +66,17 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
     detector._held = True
     try:
-        memory = new_unset("char[]", min(size, _RECEIVE_MAX))
+        size = min(size, _RECEIVE_MAX)
+        data = unset_bytes(size)  # which nobody else has seen yet: it may be written to
+        memory = ffi.from_buffer("char[]", data)
         result = await _transfer(
-            manager, KIND_RECEIVE_OWN, lib.LIO_READ, self._fd_holder.fd, memory
+            manager, KIND_RECEIVE_INTO, lib.LIO_READ, self._fd_holder.fd, memory
         )
     finally:
         detector._held = False
-    return result if type(result) is bytes else _unwrap(result)
+    if type(result) is not int:
+        result = _unwrap(result)
+    return data if result == size else data[:result]
 
 
 @trio.lowlevel.enable_ki_protection

@@ -3,11 +3,15 @@
 #include <pthread.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 
 #include "check.h"
 
 #if !defined(RENAME_NOREPLACE) /* musl */
 #define RENAME_NOREPLACE 1
+#endif
+#if !defined(RWF_NOWAIT)
+#define RWF_NOWAIT 8
 #endif
 #define THREADS_MAX 8
 
@@ -203,6 +207,57 @@ static void test_many_reads(void)
     rmdir(path);
     close(directory);
     close(fd);
+}
+
+/* Reads what is cached, `count` pieces of 1 MiB in one turn; returns how many threads it took.
+ */
+static int read_pieces(harness *h, int fd, char *into, int count)
+{
+    enum { PIECE = 1 << 20 };
+    for (int i = 0; i < count; i++)
+        push(h, (uint64_t)i,
+             (lio_op){.opcode = LIO_READ_AT,
+                      .fd = fd,
+                      .buf = into + (size_t)i * PIECE,
+                      .len = PIECE,
+                      .offset = (int64_t)i * PIECE});
+    for (int i = 0; i < count; i++)
+        CHECK_EQ(harness_result(h, (uint64_t)i), PIECE);
+    return count_threads() - 1;
+}
+
+/* The loop copies 2 MiB of large reads in a turn, and has others to serve then. */
+static void test_large_reads(void)
+{
+    enum { SIZE = 4 << 20 };
+    char path[128];
+    make_directory(path, sizeof path);
+    int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(directory, "file", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    char *bytes = malloc(SIZE), *into = calloc(1, SIZE);
+    MUST(directory >= 0 && fd >= 0 && bytes != NULL && into != NULL);
+    for (int i = 0; i < SIZE; i++)
+        bytes[i] = (char)(i >> 12 ^ i);
+    MUST(pwrite(fd, bytes, SIZE, 0) == SIZE);
+    struct iovec iov = {into, SIZE};
+    bool able = preadv2(fd, &iov, 1, 0, RWF_NOWAIT) == SIZE;
+    memset(into, 0, SIZE);
+    harness *h = harness_open("epoll", NULL, 64);
+    for (int turn = 0; turn < 3; turn++) {
+        int threads = read_pieces(h, fd, into, 2);
+        if (able)
+            CHECK_EQ(threads, 0);
+    }
+    CHECK(memcmp(bytes, into, SIZE / 2) == 0);
+    CHECK(read_pieces(h, fd, into, 4) > 0);
+    CHECK(memcmp(bytes, into, SIZE) == 0);
+    harness_close(h);
+    unlinkat(directory, "file", 0);
+    rmdir(path);
+    close(directory);
+    close(fd);
+    free(bytes);
+    free(into);
 }
 
 static void test_cancel(void)
@@ -473,6 +528,7 @@ static void test_splice(void)
 static const check_test tests[] = {
     TEST(test_every_operation),
     TEST(test_many_reads),
+    TEST(test_large_reads),
     TEST(test_cancel),
     TEST(test_close_with_work_running),
     TEST(test_loop_goes_on),
