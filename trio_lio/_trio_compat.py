@@ -90,6 +90,7 @@ FdStream: Any = getattr(trio.lowlevel, "FdStream", None)  # not on Windows
 
 __all__ = [
     "DEFAULT_RECEIVE_SIZE",
+    "SCHEDULE_POINT",
     "SUPPORTED",
     "AsyncIOWrapper",
     "FdStream",
@@ -211,6 +212,10 @@ def must_not_begin() -> bool:
         return True
     runner = run_context.runner
     return task is runner.main_task and bool(runner.ki_pending)
+
+
+SCHEDULE_POINT = CancelShieldedCheckpoint
+"""What a generator-based coroutine yields for the other half."""
 
 
 @types.coroutine
