@@ -42,6 +42,7 @@ LINUX = [
     "uring_ring.c",
     "uring_submit.c",
     "poller_epoll.c",
+    "fifo_open.c",
     "floor_server.c",
     "load_generator.c",
     "syscall_count.c",
@@ -88,6 +89,7 @@ int lio_py_wait_ready(lio_backend *backend, double seconds);
 GLUE = """
 #include "backend.h"
 #if defined(__linux__)
+#include "fifo_open.h"
 #include "floor_server.h"
 #include "load_generator.h"
 #include "syscall_count.h"
@@ -278,7 +280,7 @@ def settings(platform: str) -> dict[str, list[str]]:
         links += ["-pthread"]
     if platform.startswith("linux"):
         sources += LINUX
-        headers += ["floor_server.h", "load_generator.h", "syscall_count.h"]
+        headers += ["fifo_open.h", "floor_server.h", "load_generator.h", "syscall_count.h"]
     return {"sources": sources, "headers": headers, "arguments": arguments, "links": links}
 
 

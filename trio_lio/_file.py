@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._descriptor import Descriptor, perform_path
+from ._fifo import open_fifo, opens_as_fifo
 from ._file_buffered import (
     BufferedRandomFile,
     BufferedReaderFile,
@@ -89,6 +90,8 @@ async def _open(name: Any, raw: bytes | None, mode: str, opener: Any) -> int:
     if opener is None:
         assert raw is not None
         try:
+            if opens_as_fifo(raw, flags):
+                return await open_fifo(raw, flags, 0o666)
             return await perform_path(lib.LIO_OPENAT, _AT_FDCWD, raw, flags, 0o666)
         except OSError as exc:
             exc.filename = name

@@ -6,7 +6,6 @@ import errno
 import gc
 import os
 import subprocess
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,18 +226,82 @@ def test_closing_ends_what_waits_on_a_pipe(run: Run, both_ends: tuple[Path, int]
     run(main)
 
 
-def test_a_cancelled_open_of_a_fifo_leaves_no_descriptor(run: Run, fifo: Path) -> None:
-    """Where a thread is busy with it, it ends when the other end is opened."""
+@pytest.mark.parametrize("mode", ["rb", "wb", "a"])
+def test_a_cancelled_open_of_a_fifo_ends(run: Run, fifo: Path, mode: str) -> None:
+    async def main() -> None:
+        for _ in range(5):
+            with trio.fail_after(PATIENCE), trio.move_on_after(0.01) as scope:
+                await trio_lio.open_file(fifo, mode)
+            assert scope.cancelled_caught
+        # Nobody waits there any more: a writer that comes finds no reader.
+        with pytest.raises(OSError) as caught:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        assert caught.value.errno == errno.ENXIO
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    run(main)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_cancelled_open_of_a_fifo_lets_nobody_else_in(run: Run, fifo: Path) -> None:
+    """Another one who waits for the same goes on waiting."""
 
     async def main() -> None:
-        with trio.move_on_after(0.05):
-            async with await trio_lio.open_file(fifo, "rb"):
-                pass
+        opened: list[Any] = []
 
-    other = threading.Timer(0.3, lambda: os.close(os.open(fifo, os.O_RDWR)))
-    other.start()
+        async def wait() -> None:
+            async with await trio_lio.open_file(fifo, "rb", 0) as file:
+                opened.append(await file.read(3))
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                with trio.move_on_after(0.05):
+                    await trio_lio.open_file(fifo, "rb")
+                await trio.sleep(0.01)
+                assert not opened
+                async with await trio_lio.open_file(fifo, "wb") as file:
+                    await file.write(b"for")
+        assert opened == [b"for"]
+
     run(main)
-    other.join()
+
+
+def test_waiting_for_fifos_holds_up_no_other_work(run: Run, fifo: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        received: list[bytes] = []
+
+        async def wait() -> None:
+            async with await trio_lio.open_file(fifo, "rb", 0) as file:
+                received.append(await file.read(1))
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(64):
+                    nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                path = trio_lio.Path(tmp_path / "file")
+                for number in range(20):
+                    await path.write_text(str(number))
+                    async with await trio_lio.open_file(path, "r+") as file:
+                        assert await file.read() == str(number)
+                        await file.fsync()
+                assert not received
+                async with await trio_lio.open_file(fifo, "wb", 0) as file:
+                    while len(received) < 64:
+                        await file.write(b"x")
+                        await trio.sleep(0.001)
+
+    run(main)
+
+
+def test_a_fifo_is_opened_with_the_errors_of_open(run: Run, fifo: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(FileExistsError) as caught:
+            await trio_lio.open_file(fifo, "x")
+        assert caught.value.filename == str(fifo)
+
+    run(main)
 
 
 # -- loss --------------------------------------------------------------------------------
