@@ -24,6 +24,10 @@ PATIENCE = 10.0
 POOL_MAX = 65536
 """No backend's pool brings more in one receive."""
 
+now = time.perf_counter
+"""A clock that does not tick slower than what it measures: that of `time.monotonic` on Windows
+does, before Python 3.13."""
+
 _ids = iter(range(1_000_000_000, 2_000_000_000))
 
 
@@ -105,6 +109,15 @@ def read_all(sock: socket.socket, size: int) -> bytes:
 def close_socket(fd: int) -> None:
     """Closes what an operation brought. On Windows, os.close is for C's own numbers."""
     lib.lio_py_close(fd)
+
+
+def handle_of(fd: int) -> int:
+    """What backends know a file by: on Windows, not C's number for it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        return msvcrt.get_osfhandle(fd)
+    return fd
 
 
 def is_private(fd: int) -> bool:

@@ -19,6 +19,7 @@ from .support import (
     close_socket,
     collect,
     complete,
+    handle_of,
     is_idle,
     new_id,
     read_all,
@@ -72,7 +73,7 @@ def test_cancelled_nop_and_file_read(backend: IoBackend, tmp_path: Path) -> None
     path = tmp_path / "file"
     path.write_bytes(b"content")
     fd = os.open(path, os.O_RDONLY)
-    for op, expected in ((Op.nop(), 0), (Op.read_at(fd, 10, 0), b"content")):
+    for op, expected in ((Op.nop(), 0), (Op.read_at(handle_of(fd), 10, 0), b"content")):
         op_id = new_id()
         backend.push(op_id, op)
         backend.flush()

@@ -236,10 +236,10 @@ def test_guest_sleeps_are_punctual_and_idle(guest: Guest) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(a.recv, 10)
                 await trio.sleep(0.02)
-                steps, start = host.steps, time.monotonic()
+                steps, start = host.steps, time.perf_counter()
                 used = time.process_time()
                 await trio.sleep(0.3)
-                assert 0.3 <= time.monotonic() - start < 5
+                assert 0.3 <= time.perf_counter() - start < 5
                 assert host.steps - steps < 10
                 assert time.process_time() - used < 0.15
                 nursery.cancel_scope.cancel()
