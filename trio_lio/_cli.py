@@ -170,8 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ._doctor import doctor
 
         return doctor(as_json=options.json)
-    if options.command in ("demo", "bench") and not sys.platform.startswith("linux"):
-        # The load generator is built on epoll, the counter of system calls on ptrace.
+    measures_on = {"demo": ("linux", "win32"), "bench": ("linux",)}.get(options.command)
+    if measures_on and not sys.platform.startswith(measures_on):
+        # The load generator is built on epoll, the counter of system calls on ptrace. For
+        # Windows there is a load of threads.
         print(
             f"trio-lio: {options.command} measures with tools of Linux: it runs there only",
             file=sys.stderr,
