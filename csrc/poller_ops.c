@@ -634,8 +634,7 @@ lio_attempt lio_poller_try(lio_backend *b, uint32_t number, uint8_t traits)
     case LIO_ACCEPT:
         return try_accept(b, op);
     case LIO_SEND:
-        return op->op_flags & LIO_OP_ALL ? send_all(b, slot)
-                                         : send_once(b, op, extra, traits);
+        return op->op_flags & LIO_OP_ALL ? send_all(b, slot) : send_once(b, op, extra, traits);
     case LIO_SENDMSG:
     case LIO_SENDTO:
         return send_once(b, op, extra, traits);
