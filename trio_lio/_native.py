@@ -39,6 +39,12 @@ __all__ = [
     "raise_contract_error",
 ]
 
+# To receive 64 KiB is to allocate as much. glibc returns freed memory of that size to the
+# system at once, which faults it in page by page for the next one, unless the program has
+# freed a block that was larger still: from then on it keeps twice that (mallopt(3),
+# M_MMAP_THRESHOLD).
+bytes(1 << 20)
+
 ETIME: Final = int(getattr(errno, "ETIME", errno.ETIMEDOUT))
 """What an operation that is a time-out ends with (LIO_ETIME)."""
 

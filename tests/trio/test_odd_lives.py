@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import platform
 import resource
 import socket as stdlib_socket
 import subprocess
@@ -411,6 +412,26 @@ def test_server_lives_through_a_want_of_descriptors(run: Run) -> None:
 
 
 # -- a long life -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    SANITIZED or platform.libc_ver()[0] != "glibc", reason="it is the way of glibc's malloc"
+)
+def test_memory_of_large_messages_is_kept() -> None:
+    def faults(preamble: str) -> int:
+        program = f"""{preamble}
+import resource
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+for _ in range(100):
+    [bytes([i]) * 60_000 for i in range(20)]
+print(faults() - before)"""
+        return int(subprocess.check_output([sys.executable, "-c", program]))
+
+    pages = 20 * 60_000 // 4096
+    assert faults("") > 50 * pages  # what it is against
+    assert faults("import trio_lio") < 10 * pages
 
 
 @pytest.mark.skipif(
