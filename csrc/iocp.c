@@ -511,6 +511,7 @@ const lio_vtable lio_iocp_vtable = {
     .turn = iocp_turn,
     .cancel = iocp_cancel,
     .adopt = iocp_adopt,
+    .is_claimed = lio_iocp_is_claimed,
     .release_fd = iocp_release_fd,
     .recycle = iocp_recycle,
     .handed_out = iocp_handed_out,

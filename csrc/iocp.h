@@ -150,6 +150,11 @@ int lio_errno_of_windows(DWORD error);
 /* Finds out what a handle is and joins it to the port if it can be; `ours`: its owner claims
  * it, so that what succeeds at once needs no packet. 0 or a Windows error. */
 DWORD lio_iocp_look(lio_backend *b, lio_fd_entry *entry, lio_fd fd, bool ours);
+/* Whether a number names what was claimed under it. */
+bool lio_iocp_is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd);
+/* Whether a number was claimed for something that is gone: no operation may go there, except to
+ * ask for readiness, until it is released. */
+bool lio_iocp_is_lost(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
 /* The socket beneath layered service providers. 0 or a Windows error. */
 DWORD lio_iocp_base_socket(lio_backend *b, SOCKET socket, HANDLE *base);
 /* The functions of Winsock that are found through a socket. 0 or a Windows error. */
@@ -184,6 +189,9 @@ void lio_iocp_drop_accepted(lio_backend *b, uint32_t number, DWORD error);
 void lio_iocp_finish(lio_backend *b, uint32_t number, int64_t result, int64_t data,
                      int64_t detail);
 void lio_iocp_fail(lio_backend *b, uint32_t number, DWORD error);
+/* Before the handle of an operation is used, at its start and later: whether it is still what
+ * it was pushed for. If not, the operation has ended. */
+bool lio_iocp_may_use(lio_backend *b, uint32_t number);
 /* The end of an operation that was asked for; what it has sent by then counts. */
 void lio_iocp_finish_early(lio_backend *b, uint32_t number);
 /* Of those that go one at a time on a descriptor, in the order of their push: false, it waits

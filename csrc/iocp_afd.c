@@ -138,6 +138,8 @@ static void end_poll(lio_backend *b, uint32_t carrier)
                &lio_iocp_io_at(b, carrier)->overlapped);
 }
 
+static void deliver(lio_backend *b, lio_fd_entry *entry, uint32_t due);
+
 /* Asks for all that is waited for and not asked for yet. */
 static void refresh(lio_backend *b, lio_fd_entry *entry)
 {
@@ -157,6 +159,10 @@ static void refresh(lio_backend *b, lio_fd_entry *entry)
             return;
         }
         assert(able != LIO_NO_SLOT); /* only a carrier is cancelled and still here */
+        if (entry->adopted && lio_iocp_is_lost(b, entry, lio_slot_at(&b->store, able)->op.fd)) {
+            deliver(b, entry, LIO_POLL_READ | LIO_POLL_WRITE); /* who waits shall find out */
+            return;
+        }
         DWORD error = begin_poll(b, entry, able, mask);
         if (error == 0)
             return;

@@ -5,7 +5,11 @@
  * and another port's (an earlier run's, or asyncio's) if not. What we remember ends with a
  * close or a release, so that it cannot be true of whatever gets the number next. Operations on
  * another port's handles go by an event of their own: with the lowest bit of hEvent set no
- * packet is sent to that port. */
+ * packet is sent to that port.
+ *
+ * Nor does anything tell one socket from the next that gets its number. But how a handle tells
+ * of what is over is a property of the file, can be asked for, and nothing new has what we set
+ * on all that is claimed. */
 #include "iocp.h"
 
 #include <winternl.h>
@@ -18,6 +22,47 @@ typedef struct mode_information {
 } mode_information;
 #define MODE_INFORMATION ((FILE_INFORMATION_CLASS)16)
 #define SYNCHRONOUS (0x10u | 0x20u) /* FILE_SYNCHRONOUS_IO_ALERT, _NONALERT */
+
+/* FILE_IO_COMPLETION_NOTIFICATION_INFORMATION */
+#define NOTIFICATION_INFORMATION ((FILE_INFORMATION_CLASS)41)
+
+static uint8_t notification_modes(lio_backend *b, HANDLE handle)
+{
+    IO_STATUS_BLOCK status;
+    ULONG modes = 0;
+    b->stats.syscalls++;
+    NTSTATUS answer =
+        NtQueryInformationFile(handle, &status, &modes, sizeof modes, NOTIFICATION_INFORMATION);
+    return answer < 0 ? 0 : (uint8_t)modes;
+}
+
+/* What is claimed shall be known by its modes. */
+static void mark(lio_backend *b, lio_fd_entry *entry, HANDLE handle)
+{
+    entry->remembered = notification_modes(b, handle);
+    if (entry->remembered != 0)
+        return;
+    b->stats.syscalls++;
+    if (SetFileCompletionNotificationModes(handle, FILE_SKIP_SET_EVENT_ON_HANDLE))
+        entry->remembered = notification_modes(b, handle);
+}
+
+bool lio_iocp_is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
+{
+    return notification_modes(b, (HANDLE)fd) == entry->remembered;
+}
+
+bool lio_iocp_is_lost(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
+{
+    if (!entry->adopted)
+        return entry->lost;
+    if (lio_iocp_is_claimed(b, entry, fd))
+        return false;
+    entry->lost = 1;
+    entry->adopted = 0;
+    entry->stream = 0;
+    return true;
+}
 
 /* Whether operations on it block, because it was not opened for overlapped ones. */
 static bool blocks(HANDLE handle)
@@ -77,7 +122,10 @@ DWORD lio_iocp_look(lio_backend *b, lio_fd_entry *entry, lio_fd fd, bool ours)
 {
     uint8_t known = entry->stream & (LIO_IS_OURS | LIO_SKIPS);
     entry->stream = known | socket_traits(b, (SOCKET)fd);
-    return join(b, entry, (HANDLE)fd, ours);
+    DWORD error = join(b, entry, (HANDLE)fd, ours);
+    if (error == 0 && ours)
+        mark(b, entry, (HANDLE)fd);
+    return error;
 }
 
 DWORD lio_iocp_base_socket(lio_backend *b, SOCKET socket, HANDLE *base)

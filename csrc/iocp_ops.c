@@ -55,6 +55,15 @@ void lio_iocp_fail(lio_backend *b, uint32_t number, DWORD error)
     lio_iocp_finish(b, number, -lio_errno_of_windows(error), -1, aborted ? -1 : (int64_t)error);
 }
 
+bool lio_iocp_may_use(lio_backend *b, uint32_t number)
+{
+    const lio_slot *slot = lio_slot_at(&b->store, number);
+    if (!lio_iocp_is_lost(b, lio_iocp_entry(b, slot), slot->op.fd))
+        return true;
+    lio_iocp_fail(b, number, ERROR_INVALID_HANDLE);
+    return false;
+}
+
 void lio_iocp_finish_early(lio_backend *b, uint32_t number)
 {
     uint64_t moved = lio_slot_at(&b->store, number)->moved;
@@ -241,7 +250,8 @@ static void start_send(lio_backend *b, uint32_t number)
 
 void lio_iocp_send_again(lio_backend *b, uint32_t number)
 {
-    start_send(b, number);
+    if (lio_iocp_may_use(b, number))
+        start_send(b, number);
 }
 
 /* -- connections ------------------------------------------------------------------- */
@@ -291,6 +301,10 @@ void lio_iocp_finish_accept(lio_backend *b, uint32_t number)
         lio_iocp_be_hungry(b, number);
         return;
     }
+    if (lio_iocp_is_lost(b, lio_iocp_entry(b, slot), slot->op.fd)) {
+        lio_iocp_drop_accepted(b, number, ERROR_INVALID_HANDLE);
+        return;
+    }
     struct sockaddr *local, *remote;
     int local_length, remote_length;
     memset(msg, 0, sizeof *msg);
@@ -324,7 +338,8 @@ static void fail_accept(lio_backend *b, uint32_t number, DWORD error)
     }
     /* That peer went before it was taken: the next one, please. */
     closesocket(lio_iocp_io_at(b, number)->as.accepted);
-    start_accept(b, number);
+    if (lio_iocp_may_use(b, number))
+        start_accept(b, number);
 }
 
 static void start_accept(lio_backend *b, uint32_t number)
@@ -371,6 +386,8 @@ static DWORD bind_any(SOCKET socket, int family)
 static void finish_connect(lio_backend *b, uint32_t number)
 {
     SOCKET socket = (SOCKET)lio_slot_at(&b->store, number)->op.fd;
+    if (!lio_iocp_may_use(b, number))
+        return;
     b->stats.syscalls++;
     if (setsockopt(socket, SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0) == 0)
         lio_iocp_finish(b, number, 0, -1, -1);
@@ -593,7 +610,10 @@ static void start_on_fd(lio_backend *b, uint32_t number)
 {
     lio_slot *slot = lio_slot_at(&b->store, number);
     lio_fd_entry *entry = lio_iocp_entry(b, slot);
-    if (!entry->adopted && slot->moved == 0) {
+    if (!lio_iocp_may_use(b, number))
+        return;
+    bool is_marked = entry->adopted && entry->remembered != 0;
+    if (!is_marked && slot->moved == 0) {
         DWORD error = lio_iocp_look(b, entry, slot->op.fd, false);
         if (error != 0) {
             lio_iocp_fail(b, number, error);
@@ -638,7 +658,8 @@ void lio_iocp_start(lio_backend *b, uint32_t number)
     case LIO_BIND:
     case LIO_LISTEN:
     case LIO_SHUTDOWN:
-        call_once(b, number);
+        if (lio_iocp_may_use(b, number))
+            call_once(b, number);
         return;
     case LIO_POLL:
         lio_iocp_await(b, number);
@@ -647,9 +668,9 @@ void lio_iocp_start(lio_backend *b, uint32_t number)
         start_close(b, number);
         return;
     default:
-        if (lio_iocp_is_job(slot->op.opcode))
-            lio_iocp_give_job(b, number);
-        else
+        if (!lio_iocp_is_job(slot->op.opcode))
             start_on_fd(b, number);
+        else if (!lio_opcode_has_fd(slot->op.opcode) || lio_iocp_may_use(b, number))
+            lio_iocp_give_job(b, number);
     }
 }

@@ -219,10 +219,10 @@ void lio_iocp_probed(lio_backend *b, uint32_t number, DWORD error)
 {
     if (lio_slot_at(&b->store, number)->state == LIO_STATE_CANCELLING)
         lio_iocp_finish_early(b, number); /* nothing was taken yet */
-    else if (error == 0 || error == WSAEMSGSIZE)
-        receive_pooled(b, number);
-    else
+    else if (error != 0 && error != WSAEMSGSIZE)
         lio_iocp_fail(b, number, error);
+    else if (lio_iocp_may_use(b, number))
+        receive_pooled(b, number);
 }
 
 void lio_iocp_received(lio_backend *b, uint32_t number, DWORD error, DWORD received)
@@ -244,9 +244,9 @@ void lio_iocp_feed_hungry(lio_backend *b)
         lio_list_remove(&b->store, &hungry, number);
         if (slot->op.opcode == LIO_ACCEPT)
             lio_iocp_finish_accept(b, number);
-        else if (slot->op.buf == NULL)
-            receive_pooled(b, number);
-        else
+        else if (slot->op.buf != NULL)
             finish_into(b, number, lio_iocp_entry(b, slot), slot->result);
+        else if (lio_iocp_may_use(b, number))
+            receive_pooled(b, number);
     }
 }

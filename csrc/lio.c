@@ -679,7 +679,6 @@ int lio_adopt(lio_backend *b, lio_fd fd)
     error = identify(b, fd, identity);
     if (error != 0)
         return error;
-#if !defined(_WIN32) /* nothing tells one file under a handle from the next: adopt again */
     if (entry->adopted) {
         if (is_claimed(b, entry, fd))
             return 1;
@@ -689,7 +688,6 @@ int lio_adopt(lio_backend *b, lio_fd fd)
         if (error < 0 && error != -EBADF) /* that one says just this */
             return error;
     }
-#endif
     int adopted = b->vtable->adopt(b, entry, fd);
     if (adopted < 0)
         return adopted;
