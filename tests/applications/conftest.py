@@ -10,6 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,21 @@ class Served:
         return int(self.said[1])
 
 
+def _wait_until_idle(pid: int) -> None:
+    """Ctrl-C in the middle of something may hit what has no answer to it, on stock Trio too:
+    contextlib's own code at the end of a cancel scope of the program's."""
+
+    def used() -> list[str]:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[11:13]
+
+    deadline = time.monotonic() + PATIENCE
+    before = None
+    while (now := used()) != before and time.monotonic() < deadline:
+        before = now
+        time.sleep(0.2)
+
+
 class Programs:
     """Starts programs on lio, and sees to it that it was lio that did their I/O."""
 
@@ -140,6 +156,7 @@ class Programs:
         return Served(process, said)
 
     def _stop(self, process: subprocess.Popen[str], complaint: str) -> None:
+        _wait_until_idle(process.pid)
         process.send_signal(signal.SIGINT)
         try:
             _, stderr = process.communicate(timeout=PATIENCE)
