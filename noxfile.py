@@ -431,6 +431,8 @@ def wine(session: nox.Session) -> None:
     tool = [str(ROOT / "tools" / "wine.py"), "--root", str(_place(session) / "wine")]
     check = subprocess.run([sys.executable, *tool, "--check"], capture_output=True, text=True)
     if check.returncode != 0:
-        (session.error if "CI" in os.environ else session.skip)(check.stderr.strip())
+        no_package = check.returncode == 3  # a Debian of the day may have no CPython 3.12
+        is_due = "CI" in os.environ and not no_package
+        (session.error if is_due else session.skip)(check.stderr.strip())
     session.install("cffi", "setuptools")
     session.run("python", *tool, *session.posargs)

@@ -121,6 +121,8 @@ CLOSING = re.compile(r"^(?:=+ )?(?=.*\b\d+ passed\b)(.*? in [\d.]+s.*?)(?: =+)?$
 # What a process has to say that did not simply vanish: of faulthandler, of assert, of cffi.
 LAST_WORDS = ("Fatal Python error", "Windows fatal exception", "Timeout (", "Assertion failed")
 TIMED_OUT = 124
+NOT_HERE = 3  # exit code: what no package of the system brings is missing
+NO_PYTHON = "wine: no CPython 3.12 with its headers is here, whose standard library it takes"
 
 
 def fail(message: str) -> NoReturn:
@@ -162,7 +164,8 @@ def local_python() -> tuple[int, dict[str, str]]:
             if Path(paths["include"], "Python.h").exists():
                 found.append((micro, paths))
     if not found:
-        fail("no CPython 3.12 with its headers is here, whose standard library it takes")
+        print(NO_PYTHON, file=sys.stderr)
+        sys.exit(NOT_HERE)
     return max(found, key=lambda each: each[0] in CARRIERS)
 
 
