@@ -478,5 +478,5 @@ def test_million_operations_leave_the_heap_as_it_was(run: Run, backend: str) -> 
 
     run(main, capacity=256)
     [(blocks, memory)] = growth
-    assert blocks < 2000
+    assert blocks < 10_000  # one of a hundred operations
     assert memory < 4 << 20
