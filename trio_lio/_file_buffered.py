@@ -383,68 +383,79 @@ class BufferedFile(AsyncFile):
         if self._descriptor.writable:
             await self._buffer.flush_and_rewind()
 
-    def _check_readable(self) -> None:
+    # Of several things that are wrong the same one is told as there: that it is no file to
+    # read from, then what the argument is, then that it is closed.
+
+    def _check_is_to_read(self) -> None:
         if not self._descriptor.readable:
             unsupported("read")
-        self._descriptor.check_open()
 
-    def _check_writable(self) -> None:
+    def _check_is_to_write(self) -> None:
         if not self._descriptor.writable:
             unsupported("write")
+
+    def _check_readable(self) -> None:
+        self._check_is_to_read()
         self._descriptor.check_open()
 
     @call
     async def read(self, size: int | None = -1, /) -> bytes:
-        self._check_readable()
+        self._check_is_to_read()
         number = size_argument(size)
+        self._descriptor.check_open()
         if number < -1:
             raise ValueError("read length must be non-negative or -1")
         return await self._buffer.read(number)
 
     @call
     async def read1(self, size: int = -1, /) -> bytes:
-        self._check_readable()
-        return await self._buffer.read1(operator.index(size))
+        self._check_is_to_read()
+        most = operator.index(size)
+        self._descriptor.check_open()
+        return await self._buffer.read1(most)
 
     @call
     async def readinto(self, buffer: Buffer, /) -> int:
+        memory = exported(buffer, writable=True)
         self._check_readable()
-        return await self._buffer.read_into(exported(buffer, writable=True), once=False)
+        return await self._buffer.read_into(memory, once=False)
 
     @call
     async def readinto1(self, buffer: Buffer, /) -> int:
+        memory = exported(buffer, writable=True)
         self._check_readable()
-        return await self._buffer.read_into(exported(buffer, writable=True), once=True)
+        return await self._buffer.read_into(memory, once=True)
 
     @call
     async def readline(self, size: int | None = -1, /) -> bytes:
         limit = size_argument(size)
-        self._descriptor.check_open()
-        if limit == 0:
-            return b""
-        self._check_readable()
-        return await self._buffer.read_line(limit)
+        if limit != 0:
+            self._check_is_to_read()
+        if self._descriptor.readable:
+            self._descriptor.check_open()
+        return await self._buffer.read_line(limit) if limit != 0 else b""
 
     @call
     async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
-        self._check_readable()
-        return await lines_until(
-            size_argument(hint), partial(self._buffer.read_line, -1), self._descriptor
-        )
+        most = size_argument(hint)
+        self._descriptor.check_open()
+        self._check_is_to_read()
+        return await lines_until(most, partial(self._buffer.read_line, -1), self._descriptor)
 
     @call
     async def write(self, data: Buffer, /) -> int:
-        self._check_writable()
-        return await self._buffer.write(exported(data, writable=False))
+        return await self._write_one(data)
 
     @call
     async def writelines(self, lines: Iterable[Buffer], /) -> None:
         self._descriptor.check_open()
         await one_by_one(lines, self._write_one, self._descriptor)
 
-    async def _write_one(self, line: Any) -> None:
-        self._check_writable()
-        await self._buffer.write(exported(line, writable=False))
+    async def _write_one(self, data: Any) -> int:
+        self._check_is_to_write()
+        memory = exported(data, writable=False)
+        self._descriptor.check_open()
+        return await self._buffer.write(memory)
 
     @call
     async def seek(self, target: int, whence: int = os.SEEK_SET, /) -> int:
@@ -485,6 +496,7 @@ class BufferedReaderFile(BufferedFile):
     @call
     async def peek(self, size: int = 0, /) -> bytes:
         """Bytes that come next, without moving on; at most one read."""
+        operator.index(size)
         self._check_readable()
         return await self._buffer.peek()
 

@@ -134,11 +134,13 @@ class AsyncFile(AsyncIOWrapper):  # type: ignore[misc]
         return self._descriptor.is_terminal()
 
     def readable(self) -> bool:
-        self._descriptor.check_open()
+        if self._descriptor.readable:
+            self._descriptor.check_open()
         return self._descriptor.readable
 
     def writable(self) -> bool:
-        self._descriptor.check_open()
+        if self._descriptor.writable:
+            self._descriptor.check_open()
         return self._descriptor.writable
 
     def seekable(self) -> bool:
@@ -362,6 +364,14 @@ class RawFile(AsyncFile):
         descriptor.is_seekable()
         self._ahead = b""  # of a pipe, when reading to its end was cancelled
 
+    def readable(self) -> bool:
+        self._descriptor.check_open()
+        return self._descriptor.readable
+
+    def writable(self) -> bool:
+        self._descriptor.check_open()
+        return self._descriptor.writable
+
     @property
     def closefd(self) -> bool:
         return self._descriptor.closefd
@@ -469,7 +479,6 @@ class RawFile(AsyncFile):
     @call
     async def readline(self, size: int | None = -1, /) -> bytes:
         limit = size_argument(size)
-        self._descriptor.check_open()
         if limit == 0:
             return b""
         self._check_readable()
@@ -477,10 +486,9 @@ class RawFile(AsyncFile):
 
     @call
     async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        most = size_argument(hint)
         self._check_readable()
-        return await lines_until(
-            size_argument(hint), partial(self._read_line, -1), self._descriptor
-        )
+        return await lines_until(most, partial(self._read_line, -1), self._descriptor)
 
     @call
     async def write(self, data: Buffer, /) -> int:
