@@ -376,7 +376,7 @@ static void cancel_io(lio_backend *b, uint32_t number)
 {
     b->stats.syscalls++;
     /* If there is nothing to cancel, or the handle was closed, the packet is on its way. */
-    CancelIoEx((HANDLE)lio_slot_at(&b->store, number)->op.fd,
+    CancelIoEx((HANDLE)lio_iocp_handle_of(&lio_slot_at(&b->store, number)->op),
                &lio_iocp_io_at(b, number)->overlapped);
 }
 
@@ -427,8 +427,13 @@ static int iocp_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 }
 
 /* Whether the kernel still has operations on this descriptor. */
-static bool is_used(const lio_backend *b, const lio_fd_entry *entry)
+static bool is_used(const lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
 {
+    for (uint32_t n = 0; b->store.pairs != 0 && n < b->store.fresh; n++) {
+        const lio_slot *slot = lio_slot_at(&b->store, n);
+        if (lio_slot_reaches(slot, fd) && slot->stage == LIO_STAGE_KERNEL)
+            return true;
+    }
     for (uint32_t n = entry->ops.head; n != LIO_NO_SLOT;
          n = lio_slot_at(&b->store, n)->fd_next) {
         uint8_t stage = lio_slot_at(&b->store, n)->stage;
@@ -440,7 +445,6 @@ static bool is_used(const lio_backend *b, const lio_fd_entry *entry)
 
 static int iocp_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 {
-    (void)fd;
     for (uint32_t number = entry->ops.head, next; number != LIO_NO_SLOT; number = next) {
         lio_slot *slot = lio_slot_at(&b->store, number);
         next = slot->fd_next;
@@ -454,7 +458,7 @@ static int iocp_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
     /* Only then is the handle its owner's again to close: Windows gives out its number at once,
      * and a cancel would hit whoever has it next. */
     int error = 0;
-    for (int64_t until = lio_deadline(PATIENCE_NS); is_used(b, entry) && error == 0;) {
+    for (int64_t until = lio_deadline(PATIENCE_NS); is_used(b, entry, fd) && error == 0;) {
         DWORD ms = ms_until(until);
         if (ms == 0)
             break; /* a copy of the handle lives on elsewhere, with our operation */

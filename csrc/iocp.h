@@ -1,6 +1,7 @@
-/* iocp: overlapped operations on a completion port. Five parts: life and turns (iocp.c), the
- * start and the end of operations (iocp_ops.c), readiness (iocp_afd.c), handles and errors
- * (iocp_handles.c, iocp_errors.c), and what blocks on files (iocp_files.c).
+/* iocp: overlapped operations on a completion port. Its parts: life and turns (iocp.c), the
+ * start and the end of operations (iocp_ops.c, iocp_receive.c, iocp_transmit.c), readiness
+ * (iocp_afd.c), handles and errors (iocp_handles.c, iocp_errors.c), and what blocks on files
+ * (iocp_files.c).
  *
  * The OVERLAPPED of an operation is in the extra memory of its slot, which never moves, and the
  * slot is not free before its packet came. */
@@ -92,6 +93,10 @@ typedef struct lio_iocp_io {
             DWORD error;
             int64_t result;
         } job;
+        struct {
+            LARGE_INTEGER position;
+            BOOL has_position;
+        } transmit;
     } as;
 } lio_iocp_io;
 
@@ -205,6 +210,17 @@ bool lio_iocp_pends(lio_backend *b, uint32_t number, const lio_fd_entry *entry,
                     enum lio_iocp_stage stage, DWORD *error);
 /* The parts of a message, for Winsock; returns how many. */
 DWORD lio_iocp_parts(const lio_op *op, WSABUF *parts);
+
+/* What the calls of an operation, and a cancel, name. */
+static inline lio_fd lio_iocp_handle_of(const lio_op *op)
+{
+    return op->opcode == LIO_SPLICE ? op->fd2 : op->fd;
+}
+
+/* -- from a file to a socket: iocp_transmit.c -- */
+
+void lio_iocp_transmit(lio_backend *b, uint32_t number);
+void lio_iocp_transmitted(lio_backend *b, uint32_t number, DWORD error, DWORD moved);
 
 /* -- receives: iocp_receive.c -- */
 

@@ -43,8 +43,9 @@ bool lio_iocp_supports(const lio_backend *b, const lio_op *op)
     case LIO_OPCODE_COUNT:
     case LIO_STATX:
     case LIO_TEE:
-    case LIO_SPLICE:
         return false;
+    case LIO_SPLICE:
+        return op->offset >= 0 && op->offset2 < 0; /* TransmitFile */
     case LIO_LINKAT:
     case LIO_RENAMEAT:
         return op->fd == AT_FDCWD && op->fd2 == AT_FDCWD;

@@ -118,9 +118,9 @@ bool lio_iocp_pends(lio_backend *b, uint32_t number, const lio_fd_entry *entry,
         DWORD transferred;
         *error = GetLastError();
         io->wait = NULL;
-        CancelIoEx((HANDLE)lio_slot_at(&b->store, number)->op.fd, &io->overlapped);
-        GetOverlappedResult((HANDLE)lio_slot_at(&b->store, number)->op.fd, &io->overlapped,
-                            &transferred, TRUE);
+        HANDLE handle = (HANDLE)lio_iocp_handle_of(&lio_slot_at(&b->store, number)->op);
+        CancelIoEx(handle, &io->overlapped);
+        GetOverlappedResult(handle, &io->overlapped, &transferred, TRUE);
         pends = false;
     }
     bool sends_packet = *error == 0 && !(entry->stream & (LIO_SKIPS | LIO_IS_OTHERS));
@@ -138,17 +138,18 @@ static DWORD error_of(lio_backend *b, uint32_t number, bool is_socket)
 {
     const lio_slot *slot = lio_slot_at(&b->store, number);
     lio_iocp_io *io = lio_iocp_io_at(b, number);
+    lio_fd handle = lio_iocp_handle_of(&slot->op);
     DWORD transferred, flags, error;
     if (io->overlapped.Internal == 0)
         return 0;
     if (is_socket) {
         b->stats.syscalls++;
-        if (WSAGetOverlappedResult((SOCKET)slot->op.fd, &io->overlapped, &transferred, FALSE,
+        if (WSAGetOverlappedResult((SOCKET)handle, &io->overlapped, &transferred, FALSE,
                                    &flags))
             return 0;
         error = (DWORD)WSAGetLastError();
     } else {
-        if (GetOverlappedResult((HANDLE)slot->op.fd, &io->overlapped, &transferred, FALSE))
+        if (GetOverlappedResult((HANDLE)handle, &io->overlapped, &transferred, FALSE))
             return 0;
         error = GetLastError();
     }
@@ -572,6 +573,9 @@ static void ended(lio_backend *b, uint32_t number, DWORD error)
     case LIO_RECVMSG:
         lio_iocp_received(b, number, error, moved);
         return;
+    case LIO_SPLICE:
+        lio_iocp_transmitted(b, number, error, moved);
+        return;
     default:
         finish_transfer(b, number, error, moved);
     }
@@ -666,6 +670,10 @@ void lio_iocp_start(lio_backend *b, uint32_t number)
         return;
     case LIO_CLOSE:
         start_close(b, number);
+        return;
+    case LIO_SPLICE:
+        if (lio_iocp_may_use(b, number))
+            lio_iocp_transmit(b, number);
         return;
     default:
         if (!lio_iocp_is_job(slot->op.opcode))

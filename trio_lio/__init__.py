@@ -11,9 +11,10 @@ from ._trio_compat import TrioIncompatible
 if TYPE_CHECKING or sys.platform != "win32":
     from ._file import AsyncFile, open_file
     from ._path import Path
-    from ._sendfile import sendfile
 else:
-    from ._windows_files import AsyncFile, Path, open_file, sendfile
+    from ._windows_files import AsyncFile, Path, open_file
+
+from ._sendfile import sendfile
 
 __version__ = "0.1.0"
 

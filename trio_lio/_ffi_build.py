@@ -56,6 +56,7 @@ WINDOWS = [
     "iocp_handles.c",
     "iocp_ops.c",
     "iocp_receive.c",
+    "iocp_transmit.c",
     "no_posix.c",
     "timer_heap.c",
 ]

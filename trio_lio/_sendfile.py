@@ -2,7 +2,8 @@
 
 On Linux the bytes go from the file into a pipe and from the pipe into the socket, both by
 splice: the pages themselves move. Both are operations, so that neither the disk nor the peer
-is ever waited for by the loop's thread. macOS and FreeBSD send from a file to a socket at once.
+is ever waited for by the loop's thread. macOS, FreeBSD and Windows send from a file to a
+socket at once.
 Where there is no socket beneath a stream (TLS), or no such call, the file is read and the
 stream sends.
 """
@@ -10,7 +11,6 @@ stream sends.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -21,7 +21,6 @@ from typing import Any
 import trio
 
 from . import lowlevel
-from ._file_raw import AsyncFile
 from ._manager import KIND_WRITE, LioIOManager, current_manager
 from ._native import lib
 from ._socket import manager_of
@@ -33,6 +32,11 @@ from ._trio_compat import (
     must_not_begin,
     run_context,
 )
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 __all__ = ["sendfile"]
 
@@ -82,7 +86,8 @@ def _check(file: Any, fd: int, offset: Any, count: Any) -> None:
             "sendfile needs a regular file, which has offsets: read a pipe or a terminal and "
             "send what comes",
         )
-    if isinstance(file, AsyncFile) and file._is_unwritten():
+    is_unwritten = getattr(file, "_is_unwritten", None)  # our own files can tell
+    if is_unwritten is not None and is_unwritten():
         raise ValueError("flush the file first: what it has buffered would not be sent")
 
 
@@ -137,9 +142,9 @@ async def _by_splice(
 async def _by_sendfile(
     manager: LioIOManager, sock: int, fd: int, offset: int, left: int
 ) -> int | None:
-    """The same where a splice goes from a file to a socket without a pipe (macOS, FreeBSD).
-    None: it does not."""
-    sent = 0
+    """The same where a splice goes from a file to a socket without a pipe (macOS, FreeBSD,
+    Windows). None: it does not."""
+    fd, sent = _known_as(fd), 0
     try:
         while left:
             try:
@@ -159,10 +164,31 @@ async def _by_sendfile(
     return sent
 
 
+def _known_as(fd: int) -> int:
+    """What the operations know it by: on Windows, not the number that C has for it."""
+    if sys.platform == "win32":
+        return msvcrt.get_osfhandle(fd)
+    return fd
+
+
+if sys.platform == "win32":
+
+    def _pread(fd: int, size: int, offset: int) -> bytes:
+        position = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.read(fd, size)
+        finally:
+            os.lseek(fd, position, os.SEEK_SET)
+
+else:
+    _pread = os.pread
+
+
 async def _read(fd: int, size: int, offset: int) -> bytes:
     if current_manager() is None:
-        return await trio.to_thread.run_sync(os.pread, fd, size, offset)
-    data: bytes = await lowlevel.read_at(fd, size, offset)
+        return await trio.to_thread.run_sync(_pread, fd, size, offset)
+    data: bytes = await lowlevel.read_at(_known_as(fd), size, offset)
     return data
 
 
@@ -236,10 +262,9 @@ async def sendfile(
 
 async def _send(target: Any, fd: int, offset: int, left: int) -> int:
     if type(target) is SocketType:
-        splices = sys.platform == "linux" and target.type == socket.SOCK_STREAM
-        manager = manager_of(target) if splices else None
-        if manager is not None:
-            direct = manager.name == "kqueue"
+        manager = manager_of(target) if target.type == socket.SOCK_STREAM else None
+        direct = manager is not None and manager.name in ("kqueue", "iocp")
+        if manager is not None and (direct or sys.platform == "linux"):
             sent = await (_by_sendfile if direct else _by_splice)(
                 manager, target.fileno(), fd, offset, left
             )

@@ -623,6 +623,123 @@ static void test_files(void)
     harness_close(h);
 }
 
+enum { TRANSMIT_SIZE = 16000000 };
+
+/* A file of so many bytes, gone when it is closed. */
+static HANDLE make_file(void)
+{
+    char folder[MAX_PATH], path[MAX_PATH + 32];
+    static char bytes[TRANSMIT_SIZE];
+    DWORD written;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (char)(i % 251);
+    MUST(GetTempPathA(sizeof folder, folder) != 0);
+    snprintf(path, sizeof path, "%slio-transmit-%lu", folder, GetCurrentProcessId());
+    HANDLE file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ, NULL,
+                              CREATE_ALWAYS, FILE_FLAG_DELETE_ON_CLOSE, NULL);
+    MUST(file != INVALID_HANDLE_VALUE);
+    MUST(WriteFile(file, bytes, sizeof bytes, &written, NULL) && written == sizeof bytes);
+    MUST(SetFilePointer(file, 7, NULL, FILE_BEGIN) == 7);
+    return file;
+}
+
+static void test_from_a_file_to_a_socket(void)
+{
+    harness *h = open_iocp(8);
+    HANDLE file = make_file();
+    SOCKET fds[2];
+    static char bytes[65536];
+    make_tcp_pair(fds);
+    lio_op op = {.opcode = LIO_SPLICE,
+                 .fd = (lio_fd)file,
+                 .fd2 = (lio_fd)fds[0],
+                 .offset = 5,
+                 .offset2 = -1,
+                 .len = 1000};
+    CHECK_EQ(perform(h, op), 1000);
+    for (int got = 0, count; got < 1000; got += count > 0 ? count : 0) {
+        count = recv(fds[1], bytes + got, 1000 - got, 0);
+        CHECK(count > 0 || WSAGetLastError() == WSAEWOULDBLOCK);
+    }
+    for (int i = 0; i < 1000; i++)
+        CHECK_EQ(bytes[i], (char)((i + 5) % 251));
+    op.offset = TRANSMIT_SIZE - 10;
+    CHECK_EQ(perform(h, op), 10);
+    CHECK_EQ(drink(fds[1], 10), 10);
+    op.offset = TRANSMIT_SIZE;
+    CHECK_EQ(perform(h, op), 0);
+    op.offset = 0;
+    op.len = 0;
+    CHECK_EQ(perform(h, op), 0);
+    CHECK_EQ(SetFilePointer(file, 0, NULL, FILE_CURRENT), 7);
+    op.fd2 = (lio_fd)file;
+    CHECK_EQ(perform(h, op), -ENOTSOCK);
+    op.fd = op.fd2 = (lio_fd)fds[0];
+    CHECK_EQ(perform(h, op), -EINVAL);
+    CloseHandle(file);
+    close_pair(h, fds);
+    harness_close(h);
+}
+
+static void test_cancelled_transmission_tells_how_much_went(void)
+{
+    harness *h = open_iocp(8);
+    HANDLE file = make_file();
+    for (int closes = 0; closes < 2; closes++) {
+        SOCKET fds[2];
+        make_tcp_pair(fds);
+        CHECK_EQ(lio_adopt(h->b, (lio_fd)fds[0]), 1);
+        push(h, 1,
+             (lio_op){.opcode = LIO_SPLICE,
+                      .fd = (lio_fd)file,
+                      .fd2 = (lio_fd)fds[0],
+                      .offset2 = -1,
+                      .len = TRANSMIT_SIZE});
+        still_waits(h, 1);
+        if (closes)
+            CHECK_EQ(lio_close_fd(h->b, (lio_fd)fds[0]), 0);
+        else
+            CHECK_EQ(lio_cancel(h->b, 1), 0);
+        int64_t result = harness_result(h, 1);
+        CHECK(result > 0);
+        if (!closes)
+            CHECK_EQ(lio_close_fd(h->b, (lio_fd)fds[0]), 0);
+        size_t got = 0;
+        for (int count = 1; count > 0; got += (size_t)count) {
+            static char bytes[65536];
+            u_long off = 0;
+            MUST(ioctlsocket(fds[1], (long)FIONBIO, &off) == 0);
+            count = recv(fds[1], bytes, sizeof bytes, 0);
+            MUST(count >= 0);
+        }
+        CHECK_EQ(got, result);
+        closesocket(fds[1]);
+    }
+    CloseHandle(file);
+    harness_close(h);
+}
+
+/* While it waits: of one that had gone before, Wine's TransmitFile never learns. */
+static void test_transmission_to_a_peer_that_goes(void)
+{
+    harness *h = open_iocp(8);
+    HANDLE file = make_file();
+    SOCKET fds[2];
+    make_tcp_pair(fds);
+    push(h, 1,
+         (lio_op){.opcode = LIO_SPLICE,
+                  .fd = (lio_fd)file,
+                  .fd2 = (lio_fd)fds[0],
+                  .offset2 = -1,
+                  .len = TRANSMIT_SIZE});
+    still_waits(h, 1);
+    closesocket(fds[1]);
+    CHECK_EQ(harness_result(h, 1), -ECONNRESET);
+    CHECK_EQ(lio_close_fd(h->b, (lio_fd)fds[0]), 0);
+    CloseHandle(file);
+    harness_close(h);
+}
+
 static DWORD CALLBACK wake_soon(void *argument)
 {
     Sleep(20);
@@ -780,6 +897,9 @@ int main(int argc, char **argv)
         TEST(test_socket_of_another_port),
         TEST(test_named_pipe),
         TEST(test_files),
+        TEST(test_from_a_file_to_a_socket),
+        TEST(test_cancelled_transmission_tells_how_much_went),
+        TEST(test_transmission_to_a_peer_that_goes),
         TEST(test_wakes_and_waiting_threads),
         TEST(test_close_while_another_thread_takes_packets),
         TEST(test_packets_of_others),
