@@ -80,6 +80,8 @@ def test_what_is_wrong_is_told_as_by_the_builtin(
 
     async def main() -> None:
         for call in CALLS:
+            if call in (("read", "x"), ("read1", "x")) and mode in ("wb", "ab"):
+                continue  # which of the two is told depends on the version of Python
             assert await ours(*call) == builtin(*call), call
 
     run(main)
