@@ -209,8 +209,8 @@ static void test_many_reads(void)
     close(fd);
 }
 
-/* Reads what is cached, `count` pieces of 1 MiB in one turn; returns how many threads it took.
- */
+/* Reads what is cached, `count` pieces of 1 MiB in one turn; returns how many threads there are
+ * then. */
 static int read_pieces(harness *h, int fd, char *into, int count)
 {
     enum { PIECE = 1 << 20 };
@@ -223,7 +223,7 @@ static int read_pieces(harness *h, int fd, char *into, int count)
                       .offset = (int64_t)i * PIECE});
     for (int i = 0; i < count; i++)
         CHECK_EQ(harness_result(h, (uint64_t)i), PIECE);
-    return count_threads() - 1;
+    return count_threads();
 }
 
 /* The loop copies 2 MiB of large reads in a turn, and has others to serve then. */
@@ -243,13 +243,14 @@ static void test_large_reads(void)
     bool able = preadv2(fd, &iov, 1, 0, RWF_NOWAIT) == SIZE;
     memset(into, 0, SIZE);
     harness *h = harness_open("epoll", NULL, 64);
+    int before = count_threads(); /* a sanitizer has one too */
     for (int turn = 0; turn < 3; turn++) {
         int threads = read_pieces(h, fd, into, 2);
         if (able)
-            CHECK_EQ(threads, 0);
+            CHECK_EQ(threads, before);
     }
     CHECK(memcmp(bytes, into, SIZE / 2) == 0);
-    CHECK(read_pieces(h, fd, into, 4) > 0);
+    CHECK(read_pieces(h, fd, into, 4) > before);
     CHECK(memcmp(bytes, into, SIZE) == 0);
     harness_close(h);
     unlinkat(directory, "file", 0);
