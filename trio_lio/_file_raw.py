@@ -561,7 +561,7 @@ async def one_by_one(
 async def lines_until(
     hint: int, read_line: Callable[[], Any], descriptor: Descriptor
 ) -> list[Any]:
-    """Lines to the end, or until they have ``hint`` bytes or characters together.
+    """Lines to the end, or until they have more than ``hint`` bytes or characters together.
 
     Cancelled only before the first: those that were read could not be handed over.
     """
@@ -572,7 +572,7 @@ async def lines_until(
             descriptor.shielded = True
             lines.append(line)
             total += len(line)
-            if 0 < hint <= total:
+            if 0 < hint < total:
                 break
     finally:
         descriptor.shielded = False

@@ -49,7 +49,7 @@ def lines_of(file: Any, hint: int) -> list[str]:
     lines: list[str] = []
     while line := file.readline():
         lines.append(line)
-        if 0 < hint <= sum(map(len, lines)):
+        if 0 < hint < sum(map(len, lines)):
             break
     return lines
 

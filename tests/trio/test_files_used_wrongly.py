@@ -18,7 +18,7 @@ CALLS: list[tuple[Any, ...]] = [
     *((name,) for name in ("read", "read1", "readline", "readlines", "readall", "peek")),
     *(("read", size) for size in (1, -2, "x")),
     *((name, size) for name in ("read1", "readline", "peek") for size in (0, 1, "x")),
-    ("readlines", "x"),
+    *(("readlines", hint) for hint in (1, 2, 3, "x")),
     *(
         (name, buffer)
         for name in ("readinto", "readinto1")
