@@ -260,8 +260,7 @@ static void decide(lio_backend *b)
 static int files_of(const lio_op *op, lio_fd fds[2])
 {
     int count = 0;
-    bool by_path = op->opcode >= LIO_OPENAT && op->opcode <= LIO_MKDIRAT;
-    if (lio_opcode_has_fd(op->opcode) || (by_path && op->fd >= 0))
+    if (lio_opcode_has_fd(op->opcode) || (lio_opcode_has_path(op->opcode) && op->fd >= 0))
         fds[count++] = op->fd;
     if (lio_opcode_has_fd2(op->opcode) ||
         ((op->opcode == LIO_LINKAT || op->opcode == LIO_RENAMEAT) && op->fd2 >= 0))

@@ -29,19 +29,12 @@ bool lio_opcode_is_file(uint8_t opcode)
     case LIO_WRITE_AT:
     case LIO_READV_AT:
     case LIO_WRITEV_AT:
-    case LIO_OPENAT:
     case LIO_FSYNC:
     case LIO_FDATASYNC:
     case LIO_TRUNCATE:
-    case LIO_STATX:
-    case LIO_LINKAT:
-    case LIO_SYMLINKAT:
-    case LIO_RENAMEAT:
-    case LIO_UNLINKAT:
-    case LIO_MKDIRAT:
         return true;
     default:
-        return false;
+        return lio_opcode_has_path(opcode);
     }
 }
 

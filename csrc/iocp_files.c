@@ -21,18 +21,12 @@ bool lio_iocp_is_job(uint8_t opcode)
     switch (opcode) {
     case LIO_READV_AT:
     case LIO_WRITEV_AT:
-    case LIO_OPENAT:
     case LIO_FSYNC:
     case LIO_FDATASYNC:
     case LIO_TRUNCATE:
-    case LIO_LINKAT:
-    case LIO_SYMLINKAT:
-    case LIO_RENAMEAT:
-    case LIO_UNLINKAT:
-    case LIO_MKDIRAT:
         return true;
     default:
-        return false;
+        return lio_opcode_has_path(opcode) && opcode != LIO_STATX; /* which there is not */
     }
 }
 
@@ -49,13 +43,8 @@ bool lio_iocp_supports(const lio_backend *b, const lio_op *op)
     case LIO_LINKAT:
     case LIO_RENAMEAT:
         return op->fd == AT_FDCWD && op->fd2 == AT_FDCWD;
-    case LIO_OPENAT:
-    case LIO_SYMLINKAT:
-    case LIO_UNLINKAT:
-    case LIO_MKDIRAT:
-        return op->fd == AT_FDCWD; /* no path begins at a handle here */
-    default:
-        return true;
+    default: /* no path begins at a handle here */
+        return !lio_opcode_has_path(op->opcode) || op->fd == AT_FDCWD;
     }
 }
 

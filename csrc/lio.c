@@ -316,28 +316,6 @@ void lio_discard_rights(void *control, size_t length)
 
 /* -- operations -------------------------------------------------------------------- */
 
-static bool is_vectored(uint8_t opcode)
-{
-    return opcode == LIO_READV_AT || opcode == LIO_WRITEV_AT || opcode == LIO_SENDMSG ||
-           opcode == LIO_RECVMSG;
-}
-
-static bool needs_path(uint8_t opcode)
-{
-    switch (opcode) {
-    case LIO_OPENAT:
-    case LIO_STATX:
-    case LIO_LINKAT:
-    case LIO_SYMLINKAT:
-    case LIO_RENAMEAT:
-    case LIO_UNLINKAT:
-    case LIO_MKDIRAT:
-        return true;
-    default:
-        return false;
-    }
-}
-
 /* What no kernel would understand; all else is the kernel's to judge. */
 static int check_op(const lio_op *op)
 {
@@ -348,7 +326,7 @@ static int check_op(const lio_op *op)
     if ((op->op_flags & ~(uint32_t)(LIO_OP_ALL | LIO_OP_EXCLUSIVE)) != 0 ||
         ((op->op_flags & LIO_OP_ALL) && op->opcode != LIO_SEND))
         return -EINVAL;
-    if (needs_path(op->opcode)) {
+    if (lio_opcode_has_path(op->opcode)) {
         bool two = op->opcode == LIO_LINKAT || op->opcode == LIO_SYMLINKAT ||
                    op->opcode == LIO_RENAMEAT;
         if (op->path == NULL || (two && op->path2 == NULL) || op->addr_len != 0)
@@ -364,7 +342,7 @@ static int check_op(const lio_op *op)
     if (op->opcode == LIO_POLL &&
         (op->flags == 0 || (op->flags & ~(uint32_t)(LIO_POLL_READ | LIO_POLL_WRITE)) != 0))
         return -EINVAL;
-    if (is_vectored(op->opcode) && op->buf != NULL && op->len > 1024)
+    if (lio_opcode_is_vectored(op->opcode) && op->buf != NULL && op->len > 1024)
         return -EMSGSIZE; /* IOV_MAX */
     bool takes_pool =
         op->opcode == LIO_RECV || op->opcode == LIO_RECVMSG || op->opcode == LIO_RECVFROM;

@@ -27,12 +27,9 @@ static void set_state(lio_slot *slot, enum lio_state to)
     slot->state = (uint8_t)to;
 }
 
-bool lio_opcode_has_fd(uint8_t opcode)
+bool lio_opcode_has_path(uint8_t opcode)
 {
     switch (opcode) {
-    case LIO_NOP:
-    case LIO_TIMEOUT:
-    case LIO_SOCKET:
     case LIO_OPENAT:
     case LIO_STATX:
     case LIO_LINKAT:
@@ -40,10 +37,16 @@ bool lio_opcode_has_fd(uint8_t opcode)
     case LIO_RENAMEAT:
     case LIO_UNLINKAT:
     case LIO_MKDIRAT:
-        return false;
-    default:
         return true;
+    default:
+        return false;
     }
+}
+
+bool lio_opcode_has_fd(uint8_t opcode)
+{
+    return opcode != LIO_NOP && opcode != LIO_TIMEOUT && opcode != LIO_SOCKET &&
+           !lio_opcode_has_path(opcode);
 }
 
 /* -- lists ------------------------------------------------------------------------- */

@@ -173,6 +173,14 @@ void lio_list_remove(lio_store *store, lio_list *list, uint32_t number);
 
 /* Whether an opcode works on a descriptor that it names in op.fd. */
 bool lio_opcode_has_fd(uint8_t opcode);
+/* Whether an opcode names a path: in op.path, which begins at op.fd. */
+bool lio_opcode_has_path(uint8_t opcode);
+/* Whether op.buf is an array of lio_iovec. */
+static inline bool lio_opcode_is_vectored(uint8_t opcode)
+{
+    return opcode == LIO_READV_AT || opcode == LIO_WRITEV_AT || opcode == LIO_SENDMSG ||
+           opcode == LIO_RECVMSG;
+}
 /* Whether an opcode moves bytes to op.fd2. Such an operation is on the list of op.fd only. */
 static inline bool lio_opcode_has_fd2(uint8_t opcode)
 {

@@ -309,17 +309,11 @@ void lio_uring_encode(struct uring_sqe *sqe, const lio_slot *slot, lio_slot_extr
     case LIO_SHUTDOWN:
         encode_socket(sqe, slot, extra);
         break;
-    case LIO_OPENAT:
-    case LIO_STATX:
-    case LIO_LINKAT:
-    case LIO_SYMLINKAT:
-    case LIO_RENAMEAT:
-    case LIO_UNLINKAT:
-    case LIO_MKDIRAT:
-        encode_path(sqe, op);
-        break;
     default:
-        encode_file(sqe, op);
+        if (lio_opcode_has_path(op->opcode))
+            encode_path(sqe, op);
+        else
+            encode_file(sqe, op);
         break;
     }
 }

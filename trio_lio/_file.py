@@ -161,15 +161,14 @@ async def open_file(
 
     Cancelled, either no file was opened (but one may have been made), or the file is returned.
     """
+    arguments = file, mode, buffering, encoding, errors, newline, closefd, opener
     manager = current_manager()
     name = os.fspath(file) if isinstance(file, os.PathLike) else file
     raw = _raw_path(name)
     given = type(name) is int and name >= 0 and opener is None and not _is_nonblocking(name)
     ordinary = _is_ordinary(mode, buffering, encoding, errors, newline, closefd)
     if manager is None or not ordinary or not (given or (raw is not None and closefd)):
-        return await trio_open_file(
-            file, mode, buffering, encoding, errors, newline, closefd, opener
-        )
+        return await trio_open_file(*arguments)
     if must_not_begin():
         await trio.lowlevel.checkpoint()
     if given:
@@ -182,9 +181,7 @@ async def open_file(
             if exc.errno != errno.ENOTSUP:
                 raise
             # The simulated kernel would have to wait in place.
-            return await trio_open_file(
-                file, mode, buffering, encoding, errors, newline, closefd, opener
-            )
+            return await trio_open_file(*arguments)
     try:
         descriptor = Descriptor(fd, name, mode, closefd)
         if opener is not None and _is_nonblocking(fd):

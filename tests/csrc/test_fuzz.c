@@ -136,34 +136,22 @@ static lio_op some_op(const sandbox *s)
         .offset2 = (int64_t)odd_number(),
         .mode = (uint32_t)odd_number(),
     };
-    switch (op.opcode) {
-    case LIO_READV_AT:
-    case LIO_WRITEV_AT:
-    case LIO_SENDMSG:
-    case LIO_RECVMSG:
+    if (lio_opcode_is_vectored(op.opcode)) {
         op.buf = any(5) == 0 ? NULL : (void *)s->vectors;
         op.len = any(5) == 0 ? UINT64_MAX - any(2) : any(5);
         if (any(4) == 0) {
             op.control = s->memory;
             op.control_len = any(300);
         }
-        break;
-    case LIO_OPENAT:
-    case LIO_STATX:
-    case LIO_LINKAT:
-    case LIO_SYMLINKAT:
-    case LIO_RENAMEAT:
-    case LIO_UNLINKAT:
-    case LIO_MKDIRAT:
+    } else if (lio_opcode_has_path(op.opcode)) {
         op.buf = s->memory;
         op.fd2 = op.fd = s->fds[10];
-        break;
-    default:
+    } else {
         op.buf = any(5) == 0 ? NULL : s->memory + BUFFER;
     }
     if (any(2) == 0 && op.control == NULL)
         op.path2 = paths[any(6)];
-    if (op.opcode >= LIO_OPENAT && op.opcode <= LIO_MKDIRAT) {
+    if (lio_opcode_has_path(op.opcode)) {
         op.path = paths[any(6)];
         op.path2 = paths[any(6)];
     } else if (any(3) == 0) {
