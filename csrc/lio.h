@@ -76,8 +76,9 @@ enum lio_opcode {
     LIO_UNLINKAT,  /* fd, path, flags: AT_REMOVEDIR */
     LIO_MKDIRAT,   /* fd, path, mode */
     LIO_TEE,       /* fd: from, fd2: to, len, flags: SPLICE_F_* */
-    LIO_SPLICE,    /* fd: from, fd2: to, len, offset and offset2 (-1: position), flags. On macOS
-                      and FreeBSD only from a file, at an offset, to a socket: sendfile(2) */
+    LIO_SPLICE,    /* fd: from, fd2: to, len, offset and offset2 (-1: position), flags. On
+                      macOS, FreeBSD and Windows only from a file, at an offset, to a socket:
+                      sendfile(2), TransmitFile */
     LIO_OPCODE_COUNT
 };
 

@@ -24,10 +24,11 @@
 #include "poller.h"
 #include "sigpipe.h"
 
-#define LENGTH_MAX 0x7ffff000u     /* MAX_RW_COUNT: more is cut by every system call alike */
-#define CACHED_SMALL (256u * 1024) /* copied in place, however many come */
-#define CACHED_MAX (UINT64_C(2) << 20) /* larger ones together, in one turn: the loop has */
-                                       /* others to serve, and the pool does the rest */
+#define LENGTH_MAX 0x7ffff000u /* MAX_RW_COUNT: more is cut by every system call alike */
+/* A read that is cached is copied in place: a small one always, larger ones up to so much in a
+ * turn. The loop has others to serve, and the pool does the rest. */
+#define CACHED_SMALL (256u * 1024)
+#define CACHED_MAX (UINT64_C(2) << 20)
 #define SENDS_PER_TURN 8
 #define TTY_WRITE_MAX 128u
 #if defined(__linux__) && !defined(RWF_NOWAIT)
