@@ -322,12 +322,17 @@ class Windows:
         settings = build_settings()
         place = self.root / "ctests"
         place.mkdir(exist_ok=True)
+        core = []
+        for name in settings.settings("win32")["sources"]:
+            core.append(place / f"{name}.o")
+            source = ROOT / "csrc" / name
+            compile_windows(*settings.WINDOWS_MACROS, "-c", source, "-o", core[-1])
         programs = []
         for test in sorted((ROOT / "tests" / "csrc").glob("test_iocp*.c")):
             programs.append(place / f"{test.stem}.exe")
             compile_windows(
                 *settings.WINDOWS_MACROS,
-                *(ROOT / "csrc" / name for name in settings.settings("win32")["sources"]),
+                *core,
                 test,
                 *(f"-l{name}" for name in settings.WINDOWS_LIBRARIES),
                 *("-o", programs[-1]),
