@@ -223,10 +223,9 @@ def self_test(backend: str, seed: int) -> int:
         failed = child.returncode != 0
         as_wanted = failed and LOSSES[kind][2] in said if kind else not failed
         missed += not as_wanted
-        verdict = (
-            ("seen" if kind else "passed") if as_wanted else "NOT SEEN" if kind else "FAILED"
-        )
-        print(f"{f'lost on purpose: {kind}' if kind else 'nothing lost':30} {verdict}")
+        title = f"lost on purpose: {kind}" if kind else "nothing lost"
+        good, bad = ("seen", "NOT SEEN") if kind else ("passed", "FAILED")
+        print(f"{title:30} {good if as_wanted else bad}")
         if not as_wanted:
             print(said)
     return missed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -437,33 +438,12 @@ def test_a_full_queue_lets_everything_through_in_the_end(faulty: Maker) -> None:
         assert got == pattern(size)
 
 
-@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
-def test_a_number_that_is_adopted_for_another(faulty: Maker, adopts: bool) -> None:
-    """While the queue is full the file is closed, and its number is claimed for another."""
-    backend = faulty(queue_full=1)
-    ours, theirs = socket.socketpair()
-    other, others_peer = socket.socketpair()
-    with ours, theirs, other, others_peer:
-        if adopts:
-            backend.adopt(ours.fileno())
-        op_id = new_id()
-        backend.push(op_id, Op.send(ours.fileno(), b"secret"))
-        assert backend.flush() == 0
-        os.dup2(other.fileno(), ours.fileno())
-        backend.adopt(ours.fileno())
-        done = collect(backend, [op_id])[op_id]
-        assert done.error is not None
-        assert done.cancelled or done.error.errno == errno.EBADF
-        others_peer.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            others_peer.recv(10)
-        backend.release_fd(ours.fileno())
-
-
-@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
-def test_a_number_that_is_anothers_when_the_queue_has_room(faulty: Maker, adopts: bool) -> None:
-    """What was left behind is for the file that it was pushed for, and for no other."""
-    backend = faulty(queue_full=1)
+@contextlib.contextmanager
+def number_changes_hands(
+    backend: IoBackend, *, adopts: bool
+) -> Iterator[tuple[socket.socket, socket.socket, int]]:
+    """A full queue has left a send behind, and its number is another socket's by then, which
+    must get nothing. The sender, its peer, the send's id."""
     ours, theirs = socket.socketpair()
     other, others_peer = socket.socketpair()
     with ours, theirs, other, others_peer:
@@ -474,15 +454,34 @@ def test_a_number_that_is_anothers_when_the_queue_has_room(faulty: Maker, adopts
         backend.push(op_id, Op.send(ours.fileno(), b"secret"))
         assert backend.flush() == 0
         os.dup2(other.fileno(), ours.fileno())
-        done = collect(backend, [op_id])[op_id]
+        yield ours, theirs, op_id
         others_peer.setblocking(False)
         with pytest.raises(BlockingIOError):
             others_peer.recv(10)
+        backend.release_fd(ours.fileno())
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
+def test_a_number_that_is_adopted_for_another(faulty: Maker, adopts: bool) -> None:
+    """While the queue is full the file is closed, and its number is claimed for another."""
+    backend = faulty(queue_full=1)
+    with number_changes_hands(backend, adopts=adopts) as (ours, _, op_id):
+        backend.adopt(ours.fileno())
+        done = collect(backend, [op_id])[op_id]
+        assert done.error is not None
+        assert done.cancelled or done.error.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["foreign", "adopted"])
+def test_a_number_that_is_anothers_when_the_queue_has_room(faulty: Maker, adopts: bool) -> None:
+    """What was left behind is for the file that it was pushed for, and for no other."""
+    backend = faulty(queue_full=1)
+    with number_changes_hands(backend, adopts=adopts) as (_, theirs, op_id):
+        done = collect(backend, [op_id])[op_id]
         assert done.error is None or done.error.errno == errno.EBADF
         theirs.setblocking(False)
         if done.error is None:
             assert theirs.recv(10) == b"secret"
-        backend.release_fd(ours.fileno())
 
 
 def test_a_close_settles_what_a_full_queue_did_not_take(faulty: Maker) -> None:

@@ -243,26 +243,27 @@ def test_a_cancelled_open_of_a_fifo_ends(run: Run, fifo: Path, mode: str) -> Non
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+async def receive(fifo: Path, size: int, received: list[bytes]) -> None:
+    """As soon as somebody has opened the other end."""
+    async with await trio_lio.open_file(fifo, "rb", 0) as file:
+        received.append(await file.read(size))
+
+
 def test_a_cancelled_open_of_a_fifo_lets_nobody_else_in(run: Run, fifo: Path) -> None:
     """Another one who waits for the same goes on waiting."""
 
     async def main() -> None:
-        opened: list[Any] = []
-
-        async def wait() -> None:
-            async with await trio_lio.open_file(fifo, "rb", 0) as file:
-                opened.append(await file.read(3))
-
+        received: list[bytes] = []
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait)
+                nursery.start_soon(receive, fifo, 3, received)
                 with trio.move_on_after(0.05):
                     await trio_lio.open_file(fifo, "rb")
                 await trio.sleep(0.01)
-                assert not opened
+                assert not received
                 async with await trio_lio.open_file(fifo, "wb") as file:
                     await file.write(b"for")
-        assert opened == [b"for"]
+        assert received == [b"for"]
 
     run(main)
 
@@ -270,15 +271,10 @@ def test_a_cancelled_open_of_a_fifo_lets_nobody_else_in(run: Run, fifo: Path) ->
 def test_waiting_for_fifos_holds_up_no_other_work(run: Run, fifo: Path, tmp_path: Path) -> None:
     async def main() -> None:
         received: list[bytes] = []
-
-        async def wait() -> None:
-            async with await trio_lio.open_file(fifo, "rb", 0) as file:
-                received.append(await file.read(1))
-
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for _ in range(64):
-                    nursery.start_soon(wait)
+                    nursery.start_soon(receive, fifo, 1, received)
                 await trio.testing.wait_all_tasks_blocked()
                 path = trio_lio.Path(tmp_path / "file")
                 for number in range(20):
