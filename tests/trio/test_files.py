@@ -81,6 +81,36 @@ def test_a_file_has_the_attributes_of_opens(run: Run, path: Path, mode: str) -> 
     run(main)
 
 
+def test_what_an_opener_opens_is_not_inherited(run: Run, path: Path) -> None:
+    def opener(name: str, flags: int) -> int:
+        fd = os.open(name, flags)
+        os.set_inheritable(fd, True)
+        return fd
+
+    async def main() -> None:
+        async with await open_ours(path, "rb", opener=opener) as file:
+            assert not os.get_inheritable(file.fileno())
+
+    run(main)
+
+
+@pytest.mark.parametrize(("mode", "buffering"), [("rb", 0), ("rb", -1), ("r", -1)])
+def test_readlines_ends_where_the_builtin_does(
+    run: Run, path: Path, mode: str, buffering: int
+) -> None:
+    """Once the lines have more than the hint together: as many are not enough."""
+    path.write_bytes(b"a\nbc\n\nd\n")
+
+    async def main() -> None:
+        for hint in range(-1, 12):
+            with open(path, mode, buffering) as stock:
+                wanted = stock.readlines(hint)
+            async with await open_ours(path, mode, buffering) as ours:
+                assert await ours.readlines(hint) == wanted, hint
+
+    run(main)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_closed_file_says_so(run: Run, path: Path, mode: str) -> None:
     async def main() -> None:

@@ -226,6 +226,25 @@ def test_closing_ends_what_waits_on_a_pipe(run: Run, both_ends: tuple[Path, int]
     run(main)
 
 
+def test_closing_ends_a_wait_for_the_descriptor(run: Run, both_ends: tuple[Path, int]) -> None:
+    fifo, _ = both_ends
+
+    async def main() -> None:
+        file = await open_ours(fifo, "rb")
+
+        async def wait() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(file.fileno())
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                await file.aclose()
+
+    run(main)
+
+
 @pytest.mark.parametrize("mode", ["rb", "wb", "a"])
 def test_a_cancelled_open_of_a_fifo_ends(run: Run, fifo: Path, mode: str) -> None:
     async def main() -> None:
