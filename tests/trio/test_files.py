@@ -111,6 +111,25 @@ def test_readlines_ends_where_the_builtin_does(
     run(main)
 
 
+@pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 8192])
+def test_lines_are_those_of_open(run: Run, path: Path, newline: Any, chunk: int) -> None:
+    content = "ä\nb\r\nc\rd\r\r\ne\n\r\n\nend"
+    path.write_bytes(content.encode())
+
+    async def main() -> None:
+        with open(path, encoding="utf-8", newline=newline) as stock:
+            stock._CHUNK_SIZE = chunk  # type: ignore[attr-defined]
+            wanted = list(stock)
+            end = stock.tell()
+        async with await open_ours(path, encoding="utf-8", newline=newline) as ours:
+            ours._CHUNK_SIZE = chunk
+            assert [line async for line in ours] == wanted
+            assert await ours.tell() == end
+
+    run(main)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_closed_file_says_so(run: Run, path: Path, mode: str) -> None:
     async def main() -> None:

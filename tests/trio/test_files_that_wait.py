@@ -245,6 +245,84 @@ def test_closing_ends_a_wait_for_the_descriptor(run: Run, both_ends: tuple[Path,
     run(main)
 
 
+@pytest.mark.parametrize(("mode", "buffering"), [("rb", 0), ("rb", -1), ("r", -1)])
+def test_readlines_is_done_once_it_has_a_line(
+    run: Run, fifo: Path, mode: str, buffering: int
+) -> None:
+    fd = os.open(fifo, os.O_RDWR)
+
+    async def main() -> None:
+        lines: list[Any] = []
+        async with (
+            await open_ours(fifo, mode, buffering) as file,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def read() -> None:
+                lines.extend(await file.readlines())
+
+            os.write(fd, b"one\n")
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+            os.write(fd, b"two\n")
+            os.close(fd)
+        assert lines == ([b"one\n", b"two\n"] if "b" in mode else ["one\n", "two\n"])
+
+    run(main)
+
+
+@pytest.mark.parametrize(("mode", "buffering"), [("wb", 0), ("wb", 16)])
+def test_writelines_is_done_once_it_wrote_a_line(
+    run: Run, both_ends: tuple[Path, int], mode: str, buffering: int
+) -> None:
+    fifo, fd = both_ends
+    os.set_blocking(fd, False)
+    lines = [bytes([number]) * 50_000 for number in range(4)]
+
+    async def main() -> None:
+        async with (
+            await open_ours(fifo, mode, buffering) as file,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(file.writelines, lines)
+            await trio.testing.wait_all_tasks_blocked()  # the second is more than there is room
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                seen: set[int] = set()
+                with trio.fail_after(PATIENCE):
+                    while 3 not in seen:
+                        seen.update(os.read(fd, 10_000))
+                        await trio.testing.wait_all_tasks_blocked()
+        assert seen == {0, 1, 2, 3}
+
+    run(main)
+
+
+def test_opens_of_fifos_give_back_their_places(run: Run, both_ends: tuple[Path, int]) -> None:
+    async def main() -> None:
+        with trio.fail_after(PATIENCE):
+            for _ in range(300):
+                async with await open_ours(both_ends[0], "rb"):
+                    pass
+
+    run(main)
+
+
+def test_a_text_that_could_not_be_written_is_not_kept(run: Run) -> None:
+    async def main() -> None:
+        file = await open_ours("/dev/full", "w")
+        with pytest.raises(OSError) as caught:
+            await file.write("x" * 20_000)
+        assert caught.value.errno == errno.ENOSPC
+        await file.aclose()  # has nothing to write
+
+    run(main)
+
+
 @pytest.mark.parametrize("mode", ["rb", "wb", "a"])
 def test_a_cancelled_open_of_a_fifo_ends(run: Run, fifo: Path, mode: str) -> None:
     async def main() -> None:

@@ -292,3 +292,18 @@ def test_outside_a_lio_run_it_is_trios(run: Run) -> None:
         trio.run(main)
     trio.run(main)
     run(main)
+
+
+def test_a_descriptor_closed_behind_a_streams_back(run: Run) -> None:
+    async def main() -> None:
+        sender, receiver = pipe()
+        for fd in sender.fileno(), receiver.fileno():
+            os.close(fd)
+        with pytest.raises(trio.ClosedResourceError):
+            await receiver.receive_some(1)
+        with pytest.raises(trio.ClosedResourceError):
+            await sender.send_all(b"x")
+        for stream in sender, receiver:
+            stream._fd_holder.fd = -1  # nothing is left to close
+
+    run(main)
