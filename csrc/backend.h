@@ -48,6 +48,8 @@ typedef struct lio_vtable {
     int (*adopt)(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
     /* Whether a number still names the file that was adopted. NULL: fstat tells. */
     bool (*is_claimed)(lio_backend *b, const lio_fd_entry *entry, lio_fd fd);
+    /* See lio_received; NULL where nobody remembers what is due. */
+    void (*received)(lio_fd_entry *entry, uint64_t wanted, int64_t count);
     /* Ends all that is submitted on fd and lets go of the file before it returns. */
     int (*release_fd)(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
     /* The records of the last hand-out are no longer read: their buffers are free. */
@@ -84,6 +86,7 @@ struct lio_backend {
     uint32_t without;
     lio_stats stats;
     lio_spin spin;
+    uint64_t queued_bytes; /* of sends, since the last hand-over: counted by who asks for it */
     bool woken;
     int waiters;     /* threads in lio_wait_ready; atomic */
     int unsubmitted; /* something is queued or settled since the last turn; atomic */

@@ -323,8 +323,9 @@ static int check_op(const lio_op *op)
         return -EINVAL;
     if (lio_opcode_has_fd(op->opcode) && (op->fd < 0 || op->fd > INT32_MAX))
         return -EBADF;
-    if ((op->op_flags & ~(uint32_t)(LIO_OP_ALL | LIO_OP_EXCLUSIVE)) != 0 ||
-        ((op->op_flags & LIO_OP_ALL) && op->opcode != LIO_SEND))
+    if ((op->op_flags & ~(uint32_t)(LIO_OP_ALL | LIO_OP_EXCLUSIVE | LIO_OP_HINT)) != 0 ||
+        ((op->op_flags & LIO_OP_ALL) && op->opcode != LIO_SEND) ||
+        ((op->op_flags & LIO_OP_HINT) && op->opcode != LIO_POLL))
         return -EINVAL;
     if (lio_opcode_has_path(op->opcode)) {
         bool two = op->opcode == LIO_LINKAT || op->opcode == LIO_SYMLINKAT ||
@@ -493,6 +494,7 @@ int lio_cancel(lio_backend *b, uint64_t id)
 
 static uint64_t note_batch(lio_backend *b, uint64_t before)
 {
+    b->queued_bytes = 0;
     uint64_t batch = b->stats.flushed - before;
     if (batch > b->stats.largest_batch)
         b->stats.largest_batch = batch;
@@ -643,6 +645,13 @@ static bool is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
            memcmp(identity, entry->identity, sizeof identity) == 0;
 }
 
+/* Whether it names another file than the one that was claimed last. */
+static bool is_stranger(lio_backend *b, lio_fd fd)
+{
+    const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+    return entry != NULL && (entry->lost || (entry->adopted && !is_claimed(b, entry, fd)));
+}
+
 int lio_adopt(lio_backend *b, lio_fd fd)
 {
     int error = check_caller(b);
@@ -676,6 +685,25 @@ int lio_adopt(lio_backend *b, lio_fd fd)
     return adopted;
 }
 
+int lio_still_adopted(lio_backend *b, lio_fd fd)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    return is_stranger(b, fd) ? -EBADF : 0;
+}
+
+int lio_received(lio_backend *b, lio_fd fd, uint64_t wanted, int64_t count)
+{
+    int error = check_caller(b);
+    if (error != 0)
+        return error;
+    lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+    if (entry != NULL && entry->adopted && b->vtable->received != NULL)
+        b->vtable->received(entry, wanted, count);
+    return 0;
+}
+
 int lio_release_fd(lio_backend *b, lio_fd fd)
 {
     int error = check_caller(b);
@@ -707,9 +735,7 @@ int lio_close_fd(lio_backend *b, lio_fd fd)
         return error;
     /* Somebody closed the claimed file behind our back and the number is another's by now:
      * that one is not ours to close. */
-    const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
-    bool stranger =
-        entry != NULL && (entry->lost || (entry->adopted && !is_claimed(b, entry, fd)));
+    bool stranger = is_stranger(b, fd);
     error = lio_release_fd(b, fd);
     if (error < 0 || stranger)
         return error < 0 ? error : -EBADF;

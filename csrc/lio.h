@@ -94,6 +94,10 @@ enum lio_op_flag {
     /* Refuse the push with -EBUSY while an operation of the same direction (reading or
      * writing) is in flight on the descriptor. */
     LIO_OP_EXCLUSIVE = 2,
+    /* LIO_POLL on an adopted descriptor: may complete although nothing is due, where to be sure
+     * would cost a look; ends with -EBADF, as a receive would, when the number was closed and
+     * names another file. For those who then receive, tell lio_received, and poll again. */
+    LIO_OP_HINT = 4,
 };
 
 typedef struct lio_iovec {
@@ -287,6 +291,11 @@ int lio_wake(lio_backend *backend);
  * and it is used again. 1: claimed; 0: the backend has no use for it, and an operation
  * on it had better be flushed at once. */
 int lio_adopt(lio_backend *backend, lio_fd fd);
+/* -EBADF: the number names another file by now than the one that was adopted; else 0. */
+int lio_still_adopted(lio_backend *backend, lio_fd fd);
+/* The caller has just received from an adopted stream by itself, without flags: count bytes of
+ * the wanted, or -EAGAIN. The backend knows from it that there is no more, if so. */
+int lio_received(lio_backend *backend, lio_fd fd, uint64_t wanted, int64_t count);
 /* Settles every operation on fd: each completes, with its result or -ECANCELED, and the
  * kernel has let go of the file when this returns. The descriptor stays open. Returns how
  * many operations that were. A file operation that a worker runs at this moment is the one

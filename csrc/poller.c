@@ -166,7 +166,7 @@ static void run_polls(lio_backend *b, lio_fd_entry *entry, int fd, uint8_t ready
             if (slot->op.opcode != LIO_POLL)
                 continue;
             int64_t due = slot->op.flags & ready;
-            if (entry->adopted && due != 0)
+            if (entry->adopted && due != 0 && !(slot->op.op_flags & LIO_OP_HINT))
                 due = lio_poller_level(b, fd, slot->op.flags);
             else if (due != 0 && due != (int64_t)slot->op.flags) {
                 /* The other direction may be due as well, and have an event of its own. */
@@ -479,6 +479,13 @@ int lio_poller_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd number)
     entry->stream = traits_of(b, fd);
     entry->ready = (entry->ready & LIO_READY_HUNGRY) | LIO_READY_BOTH; /* not known yet: try */
     return 1;
+}
+
+void lio_poller_received(lio_fd_entry *entry, uint64_t wanted, int64_t count)
+{
+    bool drained = lio_poller_drains(entry->stream, wanted, count);
+    if (count == -EAGAIN || (drained && !(entry->ready & LIO_READY_ENDED)))
+        entry->ready &= (uint8_t)~LIO_READY_READ;
 }
 
 /* Ends what works on a descriptor. What a thread is busy with has to end by itself: closing

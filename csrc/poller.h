@@ -33,6 +33,13 @@ enum lio_trait {
     LIO_TRAIT_CUTS = 4, /* a receive may be short, and more be there, of which no event tells */
 };
 
+/* Whether a receive without flags that got so much has left nothing. */
+static inline bool lio_poller_drains(uint8_t traits, uint64_t wanted, int64_t count)
+{
+    return (traits & (LIO_TRAIT_TCP | LIO_TRAIT_CUTS)) == LIO_TRAIT_TCP && count > 0 &&
+           (uint64_t)count < wanted;
+}
+
 /* -- the OS half ------------------------------------------------------------------- */
 
 typedef struct lio_os_half lio_os_half;
@@ -226,6 +233,7 @@ int lio_poller_submit(lio_backend *b);
 int lio_poller_turn(lio_backend *b, int64_t deadline_ns);
 int lio_poller_cancel(lio_backend *b, uint32_t number);
 int lio_poller_adopt(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
+void lio_poller_received(lio_fd_entry *entry, uint64_t wanted, int64_t count);
 bool lio_poller_is_claimed(lio_backend *b, const lio_fd_entry *entry, lio_fd fd);
 int lio_poller_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd);
 void lio_poller_recycle(lio_backend *b);

@@ -550,6 +550,7 @@ const lio_vtable lio_kqueue_vtable = {
     .turn = lio_poller_turn,
     .cancel = lio_poller_cancel,
     .adopt = lio_poller_adopt,
+    .received = lio_poller_received,
     .is_claimed = lio_poller_is_claimed,
     .release_fd = lio_poller_release_fd,
     .recycle = lio_poller_recycle,

@@ -237,8 +237,7 @@ static lio_attempt receive(lio_backend *b, const lio_op *op, uint8_t traits)
     if (pooled)
         attempt.data = room + head - b->pool;
     lio_poller_arena_keep(b, head + (pooled ? stored : 0));
-    attempt.drained = (traits & (LIO_TRAIT_TCP | LIO_TRAIT_CUTS)) == LIO_TRAIT_TCP &&
-                      op->flags == 0 && !scattered && count > 0 && (size_t)count < wanted;
+    attempt.drained = op->flags == 0 && !scattered && lio_poller_drains(traits, wanted, count);
     return attempt;
 }
 

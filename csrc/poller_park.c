@@ -169,7 +169,9 @@ static void abandon(lio_backend *b, lio_fd_entry *entry, int fd, bool in_use)
                 continue; /* it got hold of the right file */
         } else if (!entry->adopted && slot->linked != LIO_LIST_PARKED)
             continue; /* pushed for the file that has the number now */
-        bool spurious = slot->op.opcode == LIO_POLL && in_use;
+        /* Who asked for a hint is about to receive. */
+        bool spurious =
+            slot->op.opcode == LIO_POLL && in_use && !(slot->op.op_flags & LIO_OP_HINT);
         lio_poller_finish(b, number, spurious ? (int64_t)slot->op.flags : -EBADF, -1, -1);
     }
     for (int direction = LIO_READER; direction <= LIO_WRITER; direction++) {

@@ -18,7 +18,7 @@ from ._anyio_compat import EndOfStream, SocketStream, check
 from ._manager import KIND_RECEIVE, KIND_SEND_ALL
 from ._native import ffi, lib
 from ._replaced import Replaced
-from ._socket import manager_of
+from ._socket import LARGE_FOR, manager_of, receive_in_place
 from ._trio_compat import SocketType, run_context
 
 _receive, _send = lib.lio_py_receive, lib.lio_py_send_all
@@ -43,17 +43,22 @@ async def receive(self: Any, max_bytes: int = 65536) -> bytes:
         return await anyio_method["receive"](self, max_bytes)  # type: ignore[no-any-return]
     guard._guarded = True
     try:
-        op = manager.take(KIND_RECEIVE)
-        code = _receive(manager.handle, op.id, fd, max_bytes)
-        if code == 0:
-            op.task = run_context.task
+        if sock._lio_large:
+            result = await receive_in_place(sock, manager, fd, max_bytes)
         else:
-            op = manager.push_again(
-                op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
-            )
-        result = await op
-        if type(result) is not bytes:
-            result.unwrap()
+            op = manager.take(KIND_RECEIVE)
+            code = _receive(manager.handle, op.id, fd, max_bytes)
+            if code == 0:
+                op.task = run_context.task
+            else:
+                op = manager.push_again(
+                    op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
+                )
+            result = await op
+            if type(result) is not bytes:
+                result.unwrap()
+            if len(result) >= manager.large and sock._sock.type == _STREAM:
+                sock._lio_large = LARGE_FOR
     except BaseException as exc:
         self._convert_socket_error(exc)
     finally:
@@ -83,8 +88,10 @@ async def send(self: Any, item: bytes | bytearray) -> None:
         op.keep = memory
         op.want = length = len(memory)
         code = _send(manager.handle, op.id, fd, memory, length)
-        if code == 0:
+        if code >= 0:
             op.task = run_context.task
+            if code != 0:
+                manager.hand_over()
         else:
             op = manager.push_again(
                 op, code, partial(_send, manager.handle, op.id, fd, memory, length)

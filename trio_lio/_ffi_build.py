@@ -71,6 +71,7 @@ GLUE_DECLARATIONS = """
 static const int LIO_PY_AT_FDCWD, LIO_PY_AT_SYMLINK_NOFOLLOW, LIO_PY_AT_REMOVEDIR,
     LIO_PY_AT_NO_AUTOMOUNT, LIO_PY_AT_EMPTY_PATH;
 int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64_t len);
+int lio_py_await_data(lio_backend *backend, uint64_t id, intptr_t fd);
 int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
                 uint64_t len, uint32_t flags, int op_flags);
@@ -122,6 +123,19 @@ static int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64
     return lio_push(backend, id, &op);
 }
 
+static int lio_py_await_data(lio_backend *backend, uint64_t id, intptr_t fd)
+{
+    lio_op op = {.opcode = LIO_POLL,
+                 .op_flags = LIO_OP_EXCLUSIVE | LIO_OP_HINT,
+                 .fd = fd,
+                 .flags = LIO_POLL_READ};
+    return lio_push(backend, id, &op);
+}
+
+/* Bytes to send that fit in a processor's own cache, beside what else is there. */
+#define LIO_PY_MUCH (256u << 10)
+
+/* 1: queued, and so much is by now that it had better go before it has left the cache. */
 static int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void *buf,
                            uint64_t len)
 {
@@ -130,7 +144,11 @@ static int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void 
                  .fd = fd,
                  .buf = buf,
                  .len = len};
-    return lio_push(backend, id, &op);
+    int code = lio_push(backend, id, &op);
+    if (code != 0)
+        return code;
+    backend->queued_bytes += len;
+    return backend->queued_bytes >= LIO_PY_MUCH;
 }
 
 static int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,

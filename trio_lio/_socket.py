@@ -16,6 +16,7 @@ import _socket
 import errno
 import os
 import socket as stdlib_socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -25,6 +26,7 @@ from ._manager import (
     EXCLUSIVE,
     KIND_ACCEPT,
     KIND_OTHER,
+    KIND_POLL_READ,
     KIND_RECEIVE,
     KIND_RECEIVE_FROM,
     KIND_RECEIVE_FROM_INTO,
@@ -47,8 +49,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 NULL = ffi.NULL
+_await_data = lib.lio_py_await_data
 _RECV, _SEND = lib.LIO_RECV, lib.LIO_SEND
-_ENOBUFS = -errno.ENOBUFS
+_EAGAIN = -errno.EAGAIN
 _STREAM = int(stdlib_socket.SOCK_STREAM)
 _AF_INET = int(stdlib_socket.AF_INET)
 
@@ -67,6 +70,12 @@ _SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
     getattr(stdlib_socket, "MSG_MORE", 0)
 )
 _SIZE_MAX = 0x7FFFFFFF
+
+# After a large receive, so many may be small before it counts no longer.
+LARGE_FOR = 4
+LARGE_AT_FIRST = 0
+# Memory for as much is allocated each time, however much comes.
+_IN_PLACE_MAX = 1 << 20
 
 _IOV_MAX = 1024
 _AF_UNIX = getattr(stdlib_socket, "AF_UNIX", None)
@@ -135,6 +144,37 @@ def _readable(data: Any) -> tuple[Any, int] | None:
     return memory, len(memory)
 
 
+async def receive_in_place(self: Any, manager: LioIOManager, fd: int, buflen: int) -> Any:
+    """Waits for data, then receives them into their own bytes.
+
+    For sockets of which one of the last receives was large (``_lio_large`` counts down). As it
+    waits before it takes anything, a cancellation loses nothing.
+    """
+    buflen = min(buflen, _IN_PLACE_MAX)
+    while True:
+        op = manager.take(KIND_POLL_READ)
+        code = _await_data(manager.handle, op.id, fd)
+        if code == 0:
+            op.task = run_context.task
+        else:
+            op = manager.push_again(op, code, partial(_await_data, manager.handle, op.id, fd))
+        result = await op
+        if type(result) is not int:
+            return result.unwrap()
+        if lib.lio_still_adopted(manager.handle, fd) != 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        try:
+            data = self._sock.recv(buflen)
+        except BlockingIOError:  # somebody else has taken them, or there were none
+            lib.lio_received(manager.handle, fd, buflen, _EAGAIN)
+            continue
+        size = len(data)
+        self._lio_large = LARGE_FOR if size >= manager.large else self._lio_large - 1
+        if size < buflen:
+            lib.lio_received(manager.handle, fd, buflen, size)
+        return data
+
+
 @trio.lowlevel.enable_ki_protection
 async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
     manager = manager_of(self)
@@ -147,6 +187,8 @@ async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
         or (flags != 0 and (type(flags) is not int or flags & ~_RECEIVE_FLAGS))
     ):
         return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
+    if self._lio_large and flags == 0:
+        return await receive_in_place(self, manager, fd, buflen)  # type: ignore[no-any-return]
     if buflen > manager.receive_max and _type_of(self._sock) != _STREAM:
         # A datagram must not be cut: it gets a buffer of the size asked for.
         memory = ffi.new("char[]", buflen)
@@ -154,7 +196,11 @@ async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
     else:
         op = manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, buflen, flags)
     result = await op
-    return result if type(result) is bytes else result.unwrap()
+    if type(result) is not bytes:
+        return result.unwrap()  # type: ignore[no-any-return]
+    if len(result) >= manager.large and _type_of(self._sock) == _STREAM:
+        self._lio_large = LARGE_FOR
+    return result
 
 
 @trio.lowlevel.enable_ki_protection
@@ -532,10 +578,12 @@ def put_in_place() -> None:
     """Replaces Trio's methods by ours."""
     METHODS.put_in_place()
     SocketType._lio_manager = None
+    SocketType._lio_large = LARGE_AT_FIRST
 
 
 def take_away() -> None:
     """Puts Trio's methods back."""
     METHODS.take_away()
-    if "_lio_manager" in vars(SocketType):
-        del SocketType._lio_manager
+    for name in ("_lio_manager", "_lio_large"):
+        if name in vars(SocketType):
+            delattr(SocketType, name)

@@ -15,7 +15,7 @@ import trio
 from ._manager import KIND_RECEIVE, KIND_SEND_ALL
 from ._native import ffi, lib
 from ._replaced import Replaced
-from ._socket import manager_of
+from ._socket import LARGE_FOR, manager_of, receive_in_place
 from ._trio_compat import (
     DEFAULT_RECEIVE_SIZE,
     SocketStream,
@@ -48,6 +48,12 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
     fd = sock._sock.fileno()
     if fd < 0:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
+    if sock._lio_large:
+        try:
+            return await receive_in_place(sock, manager, fd, max_bytes)  # type: ignore[no-any-return]
+        except OSError:
+            with highlevel_socket._translate_socket_errors_to_stream_errors():
+                raise
     free = manager.free
     op = free.pop() if free else manager.take(KIND_RECEIVE)
     op.kind = KIND_RECEIVE
@@ -60,6 +66,8 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
         )
     result = await op
     if type(result) is bytes:
+        if len(result) >= manager.large:
+            sock._lio_large = LARGE_FOR
         return result
     with highlevel_socket._translate_socket_errors_to_stream_errors():
         return result.unwrap()  # type: ignore[no-any-return]
@@ -89,8 +97,10 @@ async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
         op.keep = memory
         op.want = length = len(memory)
         code = _send(manager.handle, op.id, fd, memory, length)
-        if code == 0:
+        if code >= 0:
             op.task = context["task"]
+            if code != 0:
+                manager.hand_over()
         else:
             op = manager.push_again(
                 op, code, partial(_send, manager.handle, op.id, fd, memory, length)

@@ -87,7 +87,7 @@ static void test_number_reused_in_flight(void)
             close(fds[0]);
             int stranger = replace(fds[0]);
             MUST(write(stranger, "theirs", 6) == 6);
-            (void)!send(fds[1], "ours", 4,
+            (void)send(fds[1], "ours", 4,
                         MSG_NOSIGNAL); /* the poller let go of the file already */
             push_recv(h, 2, fds[0], 10);
             int64_t until = check_now() + 5 * SECOND;
@@ -200,6 +200,108 @@ static void test_adopt_again(void)
     CHECK_EQ(lio_close_fd(h->b, fds[0]), 0);
     close(fds[1]);
     CHECK_EQ(lio_adopt(h->b, fds[0]), -EBADF);
+    harness_close(h);
+}
+
+/* -- receives of the caller's own -------------------------------------------------- */
+
+static void push_hint(harness *h, uint64_t id, int fd)
+{
+    push(h, id,
+         (lio_op){.opcode = LIO_POLL,
+                  .op_flags = LIO_OP_EXCLUSIVE | LIO_OP_HINT,
+                  .fd = fd,
+                  .flags = LIO_POLL_READ});
+}
+
+/* Receives until there is no more, and tells. */
+static size_t receive_all(harness *h, int fd, size_t room)
+{
+    static char bytes[100000];
+    size_t total = 0;
+    for (;;) {
+        ssize_t count = recv(fd, bytes, room, MSG_DONTWAIT);
+        MUST(count > 0 || (count < 0 && errno == EAGAIN));
+        if (count == (ssize_t)room) {
+            total += room;
+            continue;
+        }
+        CHECK_EQ(lio_received(h->b, fd, room, count < 0 ? -EAGAIN : count), 0);
+        return total + (count < 0 ? 0 : (size_t)count);
+    }
+}
+
+/* A poll tells of all that comes after what the caller says it has received, and of nothing
+ * else; whether an event of it was collected meanwhile or not. */
+static void test_polls_between_receives_of_the_callers_own(void)
+{
+    harness *h = contract_open(64);
+    for (int round = 0; round < 12; round++) {
+        bool tcp = round & 1, exact = round & 2;
+        int fds[2];
+        if (tcp)
+            make_tcp_pair(fds);
+        else
+            make_pair(fds);
+        claim(h, fds[0]);
+        for (int i = 0; i < 4; i++) {
+            bool before = i & 1, collected = i & 2;
+            if (before)
+                MUST(write(fds[1], "0123456789", 10) == 10);
+            if (collected)
+                harness_wait(h, 2 * MS);
+            push_hint(h, 1, fds[0]);
+            if (!before) {
+                still_waits(h, 1);
+                MUST(write(fds[1], "0123456789", 10) == 10);
+            }
+            CHECK_EQ(harness_result(h, 1), LIO_POLL_READ);
+            CHECK_EQ(receive_all(h, fds[0], exact ? 10 : 1000), 10);
+        }
+        push_hint(h, 1, fds[0]);
+        still_waits(h, 1);
+        CHECK_EQ(lio_cancel(h->b, 1), 0);
+        CHECK_EQ(harness_result(h, 1), -ECANCELED);
+        /* The last data and the end come together: no event may be left to tell of the end. */
+        MUST(write(fds[1], "0123456789", 10) == 10);
+        close(fds[1]);
+        harness_wait(h, 2 * MS);
+        push_hint(h, 1, fds[0]);
+        CHECK_EQ(harness_result(h, 1), LIO_POLL_READ);
+        char bytes[100];
+        CHECK_EQ(recv(fds[0], bytes, sizeof bytes, 0), 10);
+        CHECK_EQ(lio_received(h->b, fds[0], sizeof bytes, 10), 0);
+        push_hint(h, 1, fds[0]);
+        CHECK_EQ(harness_result(h, 1), LIO_POLL_READ);
+        CHECK_EQ(lio_close_fd(h->b, fds[0]), 0);
+    }
+    harness_close(h);
+}
+
+static void test_a_number_is_still_what_was_adopted(void)
+{
+    harness *h = contract_open(64);
+    int fds[2], stranger;
+    make_pair(fds);
+    CHECK_EQ(lio_still_adopted(h->b, fds[0]), 0);
+    claim(h, fds[0]);
+    CHECK_EQ(lio_still_adopted(h->b, fds[0]), 0);
+    push_recv(h, 1, fds[0], 10);
+    CHECK_EQ(lio_flush(h->b), 1);
+    close(fds[0]);
+    if (claims(h))
+        CHECK_EQ(lio_still_adopted(h->b, fds[0]), -EBADF);
+    stranger = replace(fds[0]);
+    for (int i = 0; i < 2 && claims(h); i++) { /* also once the poller has found out */
+        CHECK_EQ(lio_still_adopted(h->b, fds[0]), -EBADF);
+        (void)send(fds[1], "x", 1, MSG_NOSIGNAL);
+        harness_wait(h, 60 * MS);
+    }
+    claim(h, fds[0]);
+    CHECK_EQ(lio_still_adopted(h->b, fds[0]), 0);
+    CHECK_EQ(lio_close_fd(h->b, fds[0]), 0);
+    close(fds[1]);
+    close(stranger);
     harness_close(h);
 }
 
@@ -544,6 +646,8 @@ static const check_test tests[] = {
     TEST(test_number_reused_in_flight),
     TEST(test_number_reused_between_rounds),
     TEST(test_adopt_again),
+    TEST(test_polls_between_receives_of_the_callers_own),
+    TEST(test_a_number_is_still_what_was_adopted),
     TEST(test_closing_settles_everything),
     TEST(test_closing_leaves_others_alone),
     TEST(test_closing_the_far_end_of_a_splice),

@@ -18,6 +18,7 @@ import trio._core._run
 import trio.testing
 
 import trio_lio
+from trio_lio import _manager, _socket
 from trio_lio._native import known_backends
 from trio_lio.backends import probe
 
@@ -32,6 +33,9 @@ VARIANTS = {
     "uring-without-buf_ring-fixed_files": ("uring", "buf_ring,fixed_files"),
     "uring-old-kernel": ("uring", OLD_KERNEL),
     "iocp": ("iocp", ""),
+    # Every receive of a stream as if the ones before it had been large.
+    "uring-large": ("uring", ""),
+    "epoll-large": ("epoll", ""),
 }
 # kqueue on Linux: only in builds with TRIO_LIO_KQUEUE. And where there is kqueue, nothing else.
 # Those of this platform: there are no tests of the others to skip.
@@ -87,10 +91,13 @@ def nothing_stays_behind() -> Iterator[None]:
 
 @pytest.fixture(params=list(VARIANTS))
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a backend; once more for uring on a kernel that lacks much."""
+    """The name of a backend; more than once for some: see `VARIANTS`."""
     name, without = VARIANTS[request.param]
     monkeypatch.setenv("TRIO_LIO_URING_WITHOUT", without)
     monkeypatch.delenv("TRIO_LIO_BACKEND", raising=False)
+    if request.param.endswith("-large"):
+        monkeypatch.setitem(_manager._LARGE, name, 0)
+        monkeypatch.setattr(_socket, "LARGE_AT_FIRST", 1)
     info = probe(name)
     if not info.available:
         pytest.skip(f"{name}: {info.reason}")

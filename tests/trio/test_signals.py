@@ -228,6 +228,7 @@ def test_methods_are_protected_from_keyboard_interrupt(
 
     # What each method calls first.
     watch(trio_lio._socket, "manager_of")
+    watch(trio_lio._socket, "_await_data")
     watch(trio_lio._stream, "_receive")
     watch(trio_lio._stream, "_send")
 
