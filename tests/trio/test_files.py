@@ -130,6 +130,22 @@ def test_lines_are_those_of_open(run: Run, path: Path, newline: Any, chunk: int)
     run(main)
 
 
+def test_pending_text_goes_when_that_of_the_builtin_does(run: Run, tmp_path: Path) -> None:
+    """What is pending and what comes are too much together: from Python 3.14 on both go."""
+    stock_path, path = tmp_path / "stock", tmp_path / "ours"
+
+    async def main() -> None:
+        for size in (1, 4096, 5000, 8191, 8192, 9000):
+            with open(stock_path, "w") as stock:
+                async with await open_ours(path, "w") as ours:
+                    for text in ("a" * 5000, "b" * size, "c"):
+                        stock.write(text)
+                        await ours.write(text)
+                        assert path.stat().st_size == stock_path.stat().st_size, size
+
+    run(main)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_closed_file_says_so(run: Run, path: Path, mode: str) -> None:
     async def main() -> None:
