@@ -88,7 +88,7 @@ static void test_number_reused_in_flight(void)
             int stranger = replace(fds[0]);
             MUST(write(stranger, "theirs", 6) == 6);
             (void)send(fds[1], "ours", 4,
-                        MSG_NOSIGNAL); /* the poller let go of the file already */
+                       MSG_NOSIGNAL); /* the poller let go of the file already */
             push_recv(h, 2, fds[0], 10);
             int64_t until = check_now() + 5 * SECOND;
             while (!h->of[1].done && !h->of[2].done && check_now() < until)

@@ -136,8 +136,8 @@ def test_pending_text_goes_when_that_of_the_builtin_does(run: Run, tmp_path: Pat
 
     async def main() -> None:
         for size in (1, 4096, 5000, 8191, 8192, 9000):
-            with open(stock_path, "w") as stock:
-                async with await open_ours(path, "w") as ours:
+            with open(stock_path, "w", 5) as stock:
+                async with await open_ours(path, "w", 5) as ours:
                     for text in ("a" * 5000, "b" * size, "c"):
                         stock.write(text)
                         await ours.write(text)
