@@ -26,6 +26,9 @@ from ._trio_compat import (
 
 _receive, _send = lib.lio_py_receive, lib.lio_py_send_all
 _SIZE_MAX = 0x7FFFFFFF
+# What a receive asks for when it is left to us, and large messages are what comes: each one
+# costs a turn of the scheduler, and so does what is sent on account of it.
+_LARGE_SIZE = 2 * DEFAULT_RECEIVE_SIZE
 
 
 # Both methods begin with what `manager_of` and `LioIOManager.take` do in the usual case, and
@@ -34,8 +37,7 @@ _SIZE_MAX = 0x7FFFFFFF
 
 @trio.lowlevel.enable_ki_protection
 async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
-    if max_bytes is None:
-        max_bytes = DEFAULT_RECEIVE_SIZE
+    size = DEFAULT_RECEIVE_SIZE if max_bytes is None else max_bytes
     sock = self.socket
     context = run_context.__dict__
     manager = context["runner"].io_manager if "runner" in context else None
@@ -43,27 +45,27 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
         manager = None
     elif manager is None or sock._lio_manager is not manager:
         manager = manager_of(sock)
-    if manager is None or type(max_bytes) is not int or not 0 < max_bytes <= _SIZE_MAX:
+    if manager is None or type(size) is not int or not 0 < size <= _SIZE_MAX:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
     fd = sock._sock.fileno()
     if fd < 0:
         return await trio_method["receive_some"](self, max_bytes)  # type: ignore[no-any-return]
     if sock._lio_large:
+        if max_bytes is None:
+            size = _LARGE_SIZE
         try:
-            return await receive_in_place(sock, manager, fd, max_bytes)  # type: ignore[no-any-return]
+            return await receive_in_place(sock, manager, fd, size)  # type: ignore[no-any-return]
         except OSError:
             with highlevel_socket._translate_socket_errors_to_stream_errors():
                 raise
     free = manager.free
     op = free.pop() if free else manager.take(KIND_RECEIVE)
     op.kind = KIND_RECEIVE
-    code = _receive(manager.handle, op.id, fd, max_bytes)
+    code = _receive(manager.handle, op.id, fd, size)
     if code == 0:
         op.task = context["task"]
     else:
-        op = manager.push_again(
-            op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
-        )
+        op = manager.push_again(op, code, partial(_receive, manager.handle, op.id, fd, size))
     result = await op
     if type(result) is bytes:
         if len(result) >= manager.large:

@@ -83,14 +83,30 @@ def test_every_byte_arrives_whatever_the_sizes(run_in_place: Run) -> None:
             stream = trio.SocketStream(a)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
-                while part := await stream.receive_some(
-                    dice.choice([10, 5000, None, 65536, 1 << 20, 1 << 30])
-                ):
+                part = b"-"
+                while part:
+                    size = dice.choice([10, 5000, None, 65536, 1 << 20, 1 << 30])
+                    part = await stream.receive_some(size)
+                    assert size is None or len(part) <= size
                     got += part
                     seen.add(a._lio_large > 0)
         assert got == data
         assert True in seen
         assert False in seen or _socket.LARGE_AT_FIRST
+
+    run_in_place(main)
+
+
+def test_a_receive_without_a_size_takes_more_then(run_in_place: Run) -> None:
+    async def main() -> None:
+        a, b = await large_pair()
+        data = pattern(110_000)
+        with a, b:
+            await trio.SocketStream(trio.socket.from_stdlib_socket(b.dup())).send_all(data)
+            stream = trio.SocketStream(a)
+            got = await stream.receive_some()
+            assert len(got) > 65536
+            assert got + await receive_exactly(a, len(data) - len(got)) == data
 
     run_in_place(main)
 
