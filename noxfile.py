@@ -426,8 +426,8 @@ def instructions(session: nox.Session) -> None:
 @nox.session
 def wine(session: nox.Session) -> None:
     """Windows, under Wine: builds the core with mingw, runs its tests, doctor and demo, the
-    conformance suite, our tests of Trio and Trio's own on iocp; or the steps of tools/wine.py
-    that stand after --."""
+    conformance suite, our tests of Trio, anyio's suite and Trio's own on iocp; or the steps of
+    tools/wine.py that stand after --."""
     tool = [str(ROOT / "tools" / "wine.py"), "--root", str(_place(session) / "wine")]
     check = subprocess.run([sys.executable, *tool, "--check"], capture_output=True, text=True)
     if check.returncode != 0:

@@ -3,8 +3,8 @@
     python tools/wine.py --root DIR STEP ...
 
 Steps: ``ctests`` (the C core's own), ``doctor``, ``demo``, ``conformance``, ``trio`` (our tests
-at Trio's level), ``suite`` (Trio's own tests); ``all`` of them; or
-``run ARGS``, which is python.exe with these arguments.
+at Trio's level), ``suite`` (Trio's own tests), ``anyio`` (anyio's own, in a private network);
+``all`` of them; or ``run ARGS``, which is python.exe with these arguments.
 
 What it makes in DIR, once: a Windows CPython 3.12, and Wine prefixes, in which steps run side
 by side. The interpreter's DLL and the standard library's C modules are the unmodified builds of
@@ -47,6 +47,9 @@ PACKAGES = {CC: "gcc-mingw-w64-x86-64", "wine": "wine wine64"}
 CARRIERS = {1: "panda3d==1.10.14", 7: "panda3d==1.10.15", 10: "panda3d==1.10.16"}
 WHEELS = ["trio==0.35.0", "cffi", "attrs", "pytest>=9", "colorama", "hypothesis", "rich>=13"]
 SUITE_WHEELS = ["trustme", "pyopenssl"]
+# Apart from the others, because pytest finds their plugins.
+ANYIO = "anyio==4.16.0"
+ANYIO_WHEELS = [ANYIO, "psutil", "pytest-mock", "pytest-timeout", "truststore"]
 # Assertions are on: this is for tests. The runtime is the UCRT, not mingw's usual one, whose
 # errno and files are others.
 FLAGS = [
@@ -194,6 +197,8 @@ class Windows:
         self.root = root.resolve()
         self.lane = f"lane-{lane}"
         self.prefix = self.root / self.lane / "prefix"
+        self.within: list[str] = []
+        """What programs are started by."""
         self.python = self.root / "python"
         self.include = self.root / "include"
         self.packages = self.python / "Lib" / "site-packages"
@@ -290,10 +295,22 @@ class Windows:
         )
         return list(place.iterdir())
 
-    def install(self, wanted: list[str]) -> None:
+    def install(self, wanted: list[str], place: Path | None = None) -> None:
         for path in self.download(*wanted):
             with zipfile.ZipFile(path) as wheel:
-                wheel.extractall(self.packages)
+                wheel.extractall(place or self.packages)
+
+    def make_anyio(self) -> None:
+        """anyio with what its tests need, and the tests, which only its sources contain."""
+        place = self.root / "anyio"
+        shutil.rmtree(place, ignore_errors=True)
+        self.install(ANYIO_WHEELS, place / "packages")
+        download = [*(sys.executable, "-m", "pip", "download", "-q", "--no-deps")]
+        download += ["--no-binary", "anyio", "-d", str(place), ANYIO]
+        subprocess.run(download, check=True)
+        [archive] = place.glob("anyio-*.tar.gz")
+        shutil.unpack_archive(archive, place)
+        archive.with_suffix("").with_suffix("").rename(place / "sources")
 
     # -- building
 
@@ -354,7 +371,7 @@ class Windows:
         elsewhere = self.root / self.lane / "elsewhere"
         elsewhere.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
-            [wine_program(), *command],
+            [*self.within, wine_program(), *command],
             env=self.environment(**env),
             cwd=elsewhere,
             stdin=subprocess.DEVNULL,
@@ -375,6 +392,12 @@ class Windows:
         reader.join(5)  # a child of it that lives on holds the pipe
         return code, b"".join(said).decode(errors="replace")
 
+    def stop_server(self) -> None:
+        """Ends what runs in the prefix. The server is what has all sockets."""
+        server = str(Path(wine_program()).with_name("wineserver"))
+        program = server if os.path.exists(server) else shutil.which("wineserver") or server
+        subprocess.run([program, "-k"], env=self.environment(), timeout=60)
+
     def windows_path(self, path: Path) -> str:
         return "Z:" + str(path).replace("/", "\\")
 
@@ -384,7 +407,7 @@ class Windows:
         code, said = self.run([*common, *arguments], patience, **env)
         if code != TIMED_OUT and vanished(said):
             print(f"wine: once more: ended without a word, exit code {code}\n{said[-2000:]}")
-            self.run_program(["wineboot.exe", "-k"], 60)
+            self.stop_server()
             code, said = self.run([*common, *arguments], patience, **env)
         return code, said
 
@@ -535,7 +558,40 @@ def suite(windows: Windows) -> list[Job]:
     ]
 
 
-STEPS = {each.__name__: each for each in (ctests, doctor, demo, conformance, trio, suite)}
+def anyio(windows: Windows) -> list[Job]:
+    """anyio's own tests, in a network of their own, which has the names that they look up. They
+    may fail where they do on stock Trio, too."""
+    plugin = ROOT / "tests" / "anyio_suite"
+    windows.once("anyio", windows.make_anyio)
+    place = windows.root / "anyio"
+
+    def run(windows: Windows) -> Report:
+        arguments = ["-c", windows.windows_path(place / "sources" / "pyproject.toml")]
+        arguments += [windows.windows_path(place / "sources" / "tests")]
+        paths = ";".join(map(windows.windows_path, (plugin, place / "packages")))
+        windows.stop_server()  # lest it lives on in the other network
+        windows.within = [sys.executable, str(plugin / "private_network.py")]
+        try:
+            code, said = windows.pytest(
+                arguments,
+                900,
+                PYTHONPATH=paths,
+                PYTEST_PLUGINS="anyio_suite_plugin",
+                PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+                ANYIO_SUITE_BACKEND="iocp",
+            )
+        finally:
+            windows.within = []
+            windows.stop_server()
+        known = known_failures("anyio_suite")
+        return judge("anyio's suite on iocp", "anyio", said, code, known)
+
+    return [run]
+
+
+STEPS = {
+    each.__name__: each for each in (ctests, doctor, demo, conformance, trio, anyio, suite)
+}
 
 
 def run_side_by_side(jobs: list[Job], lanes: list[Windows]) -> int:
