@@ -118,8 +118,8 @@ int ProcessPrng(unsigned char *bytes, unsigned long long count)
     return SystemFunction036(bytes, (unsigned long)count);
 }
 """
-CLOSING = re.compile(r"^(?:=+ )?(?=.*\b\d+ passed\b)(.*? in [\d.]+s.*?)(?: =+)?$", re.MULTILINE)
-
+# pytest's last line, and what it counts.
+CLOSING = re.compile(r"^(?:=+ )?(\d+ [a-z]+\b.* in [\d.]+s\b.*?)(?: =+)?\r?$", re.MULTILINE)
 
 # What a process has to say that did not simply vanish: of faulthandler, of assert, of cffi.
 LAST_WORDS = ("Fatal Python error", "Windows fatal exception", "Timeout (", "Assertion failed")
@@ -414,8 +414,7 @@ class Windows:
 
 def vanished(said: str) -> bool:
     """Whether a run of pytest ended in the middle, and for no reason that it knew of."""
-    closing = re.search(r"^(?:=+ )?.*\b\d+ \w+.* in [\d.]+s", said, re.MULTILINE)
-    return not closing and not any(words in said for words in LAST_WORDS)
+    return not CLOSING.search(said) and not any(words in said for words in LAST_WORDS)
 
 
 def set_up(lanes: list[Windows]) -> None:
@@ -498,7 +497,7 @@ def tests(folder: str) -> list[Job]:
         arguments += [windows.windows_path(ROOT / "tests" / folder)]
         code, said = windows.pytest(arguments, 900)
         closing = CLOSING.findall(said)
-        if code == 0 and closing:
+        if code == 0 and closing and " passed" in closing[-1]:
             return Report(f"=== tests/{folder} on iocp: {closing[-1]} ===")
         line = closing[-1] if closing else f"no closing line, exit code {code}; 1 failed in 0s"
         return Report(f"{said}\n=== tests/{folder} on iocp: {line} ===", 1)
@@ -522,17 +521,20 @@ def known_failures(suite: str) -> dict[str, str]:
 
 
 def judge(step: str, name: str, said: str, code: int, known: dict[str, str]) -> Report:
-    """Of one file of a suite of others'. A test may fail if it is known to."""
-    said = said.replace("\r", "")
-    failed = re.findall(r"^(?:FAILED|ERROR) .*?::(.+?)(?: - .*)?$", said, re.MULTILINE)
+    """Of one file of a suite of others', or of all. A test may fail if it is known to; it
+    counts only what the closing line tells, and every failure has to have a name."""
+    failed = re.findall(r"^(?:FAILED|ERROR) .*?::(.+?)(?: - .*)?\r?$", said, re.MULTILINE)
     new = [each for each in failed if each not in known]
-    summary = re.findall(r"^.*\d+ (?:passed|failed|skipped|deselected).*$", said, re.MULTILINE)
-    passed = sum(int(n) for n in re.findall(r"(\d+) passed", "".join(summary[-1:])))
-    bad = bool(new) or not summary or code not in (0, 1, 5)
-    text = f"{name}: {summary[-1] if summary else f'no closing line, exit code {code}'}"
-    if failed and not bad:
-        text += f"; as on stock: {failed}"
-    return Report(f"{said}\n{text}" if bad else text, bad, passed, step)
+    closing = CLOSING.findall(said)[-1:]
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) ([a-z]+)", "".join(closing))}
+    told = sum(counts.get(word, 0) for word in ("failed", "error", "errors"))
+    bad = bool(new) or not closing or told != len(failed) or code not in (0, 1, 5)
+    text = f"{name}: {closing[0] if closing else f'no closing line, exit code {code}'}"
+    if new:
+        text += f"; not known to fail: {new}"
+    elif failed:
+        text += f"; known: {failed}"
+    return Report(f"{said}\n{text}" if bad else text, bad, counts.get("passed", 0), step)
 
 
 def suite(windows: Windows) -> list[Job]:
@@ -544,7 +546,7 @@ def suite(windows: Windows) -> list[Job]:
     def run(path: Path, windows: Windows) -> Report:
         name = ".".join(path.relative_to(windows.packages).with_suffix("").parts)
         arguments = ["-c", windows.windows_path(plugin / "pytest.ini"), "--pyargs", name]
-        arguments += ["-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin", "-rf"]
+        arguments += ["-p", "trio._tests.pytest_plugin", "-p", "trio_suite_plugin", "-rfE"]
         arguments += ["--skip-optional-imports", "-k", "not static_tool"]
         paths = ";".join(map(windows.windows_path, (plugin, plugin / "windows")))
         code, said = windows.pytest(arguments, 600, PYTHONPATH=paths, TRIO_SUITE_BACKEND="iocp")
@@ -566,11 +568,18 @@ def anyio(windows: Windows) -> list[Job]:
     place = windows.root / "anyio"
 
     def run(windows: Windows) -> Report:
+        step, network = (
+            "anyio's suite on iocp",
+            [sys.executable, str(plugin / "private_network.py")],
+        )
         arguments = ["-c", windows.windows_path(place / "sources" / "pyproject.toml")]
         arguments += [windows.windows_path(place / "sources" / "tests")]
         paths = ";".join(map(windows.windows_path, (plugin, place / "packages")))
+        check = subprocess.run([*network, "true"], capture_output=True, text=True)
+        if check.returncode != 0:
+            return Report(f"{step}: not started: {check.stderr.strip()}", 1, step=step)
         windows.stop_server()  # lest it lives on in the other network
-        windows.within = [sys.executable, str(plugin / "private_network.py")]
+        windows.within = network
         try:
             code, said = windows.pytest(
                 arguments,
@@ -583,8 +592,7 @@ def anyio(windows: Windows) -> list[Job]:
         finally:
             windows.within = []
             windows.stop_server()
-        known = known_failures("anyio_suite")
-        return judge("anyio's suite on iocp", "anyio", said, code, known)
+        return judge(step, "anyio", said, code, known_failures("anyio_suite"))
 
     return [run]
 
