@@ -88,8 +88,9 @@ struct lio_backend {
     lio_spin spin;
     uint64_t queued_bytes; /* of sends, since the last hand-over: counted by who asks for it */
     bool woken;
-    int waiters;     /* threads in lio_wait_ready; atomic */
-    int unsubmitted; /* something is queued or settled since the last turn; atomic */
+    uint32_t packet_count; /* what vtable->packets has to tell */
+    int waiters;           /* threads in lio_wait_ready; atomic */
+    int unsubmitted;       /* something is queued or settled since the last turn; atomic */
     uint8_t phase;
     uint8_t owner[16]; /* the thread that initialised it */
     int owner_pid;

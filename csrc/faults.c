@@ -8,10 +8,8 @@
  * asks for all (MSG_WAITALL). A send that asks for all (LIO_OP_ALL) goes down in parts: the
  * backend finds it short and goes on with it.
  *
- * reset. Before a transfer is handed over, its connection is broken in earnest: TCP by the
- * kernel's own reset (connect to AF_UNSPEC: the peer gets a RST), a local socket by a shutdown
- * in both directions. What had arrived is still read, then one operation has ECONNRESET, and
- * after it receives find the end and sends EPIPE, as on Linux after a RST.
+ * reset. Before a transfer is handed over, its connection is broken in earnest: how, and what
+ * its operations come to after it, is the platform's matter (faults_posix.c, iocp_faults.c).
  *
  * delay. A completion is kept back for some turns, or for a time. Its bytes are copied from
  * the backend's pool to a place at the pool's end that is ours (b->pool_reserve): the backend
@@ -31,15 +29,17 @@
  * interrupt, overflow. A wait ends by a signal that was none; a wait brings one completion,
  * and the others come with the next. */
 #include <assert.h>
-#include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "faults_os.h"
+#if !defined(_WIN32)
+#include <sys/socket.h>
+#endif
+
+#include "atomics.h"
 #include "backend.h"
+#include "lio_errno.h"
 #include "random.h"
 
 #define DELAY_TURNS 8u
@@ -49,6 +49,7 @@
 #define MESSAGE_ROOM ((sizeof(lio_msg) + 63) & ~(size_t)63)
 #define BLOCK_SIZE (MESSAGE_ROOM + 65536)
 #define DEAD_MAX 256u
+#define SEEN_MAX 256u
 
 enum block_state { BLOCK_FREE, BLOCK_HELD, BLOCK_READY, BLOCK_OUT };
 
@@ -58,7 +59,7 @@ typedef struct late_cancel {
 } late_cancel;
 
 typedef struct dead_connection {
-    uint64_t identity[2];
+    lio_connection connection;
     bool told; /* one operation had the ECONNRESET */
 } dead_connection;
 
@@ -73,9 +74,10 @@ typedef struct lio_fault_state {
     uint32_t late_count, late_room;
     dead_connection dead[DEAD_MAX]; /* the last ones */
     uint32_t dead_count;
-    bool left_behind;       /* by the last hand-over */
-    uint8_t blocks[BLOCKS]; /* enum block_state */
-    int busy;               /* something is held or late; atomic */
+    lio_connection seen[SEEN_MAX]; /* the last ones, by number */
+    bool left_behind;              /* by the last hand-over */
+    uint8_t blocks[BLOCKS];        /* enum block_state */
+    int busy;                      /* something is held or late; atomic */
 } lio_fault_state;
 
 static bool is_held_back(const lio_fault_state *f)
@@ -84,35 +86,6 @@ static bool is_held_back(const lio_fault_state *f)
 }
 
 /* -- what an operation is about ---------------------------------------------------- */
-
-enum medium { MEDIUM_OTHER, MEDIUM_STREAM, MEDIUM_PIPE, MEDIUM_FILE };
-
-static bool identify(lio_fd fd, uint64_t identity[2])
-{
-    struct stat st;
-    if (fstat((int)fd, &st) != 0)
-        return false;
-    identity[0] = (uint64_t)st.st_dev;
-    identity[1] = (uint64_t)st.st_ino;
-    return true;
-}
-
-static enum medium medium_of(lio_fd fd)
-{
-    struct stat st;
-    int type = 0;
-    socklen_t length = sizeof type;
-    if (fstat((int)fd, &st) != 0)
-        return MEDIUM_OTHER;
-    if (S_ISREG(st.st_mode))
-        return MEDIUM_FILE;
-    if (S_ISFIFO(st.st_mode))
-        return MEDIUM_PIPE;
-    bool streams = S_ISSOCK(st.st_mode) &&
-                   getsockopt((int)fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 &&
-                   type == SOCK_STREAM;
-    return streams ? MEDIUM_STREAM : MEDIUM_OTHER;
-}
 
 static bool is_on_socket(uint8_t opcode)
 {
@@ -127,24 +100,30 @@ static bool is_transfer(uint8_t opcode)
 
 /* -- resets ------------------------------------------------------------------------ */
 
+/* On Windows a connection that was ended from both sides does not know its peer any more. */
+static bool connection_of(lio_fault_state *f, lio_fd fd, lio_connection *found)
+{
+    lio_connection *seen = &f->seen[(uint64_t)fd / 4 % SEEN_MAX];
+    if (!lio_fault_connection(fd, found))
+        return false;
+    if (found->identity[1] != 0)
+        *seen = *found;
+    else if (seen->fd == fd && seen->identity[0] == found->identity[0])
+        *found = *seen;
+    return true;
+}
+
 static dead_connection *find_dead(lio_fault_state *f, lio_fd fd)
 {
-    uint64_t identity[2];
+    lio_connection found;
     uint32_t count = f->dead_count < DEAD_MAX ? f->dead_count : DEAD_MAX;
-    if (count == 0 || !identify(fd, identity))
+    if (count == 0 || !connection_of(f, fd, &found))
         return NULL;
     for (uint32_t i = 0; i < count; i++) {
-        if (memcmp(f->dead[i].identity, identity, sizeof identity) == 0)
+        if (lio_fault_concerns(&f->dead[i].connection, &found))
             return &f->dead[i];
     }
     return NULL;
-}
-
-static bool is_connected(lio_fd fd)
-{
-    struct sockaddr_storage peer;
-    socklen_t length = sizeof peer;
-    return getpeername((int)fd, (struct sockaddr *)&peer, &length) == 0;
 }
 
 /* Whether the connection is broken now. */
@@ -152,26 +131,16 @@ static bool break_connection(lio_backend *b, lio_fd fd)
 {
     const lio_vtable *inner = b->faults->inner;
     int answer = inner->reset == NULL ? 0 : inner->reset(b, fd);
-    if (answer != 0 || !is_connected(fd))
-        return answer > 0;
-    struct sockaddr_storage own;
-    socklen_t length = sizeof own;
-    const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
-    b->stats.syscalls += 2;
-    if (getsockname((int)fd, (struct sockaddr *)&own, &length) == 0 &&
-        (own.ss_family == AF_INET || own.ss_family == AF_INET6) &&
-        connect((int)fd, &nowhere, sizeof nowhere) == 0)
-        return true;
-    return shutdown((int)fd, SHUT_RDWR) == 0;
+    return answer != 0 ? answer > 0 : lio_fault_break(b, fd);
 }
 
 static void maybe_reset(lio_backend *b, const lio_op *op)
 {
     lio_fault_state *f = b->faults;
-    if (!lio_random_chance(&f->random, f->config.reset) || find_dead(f, op->fd) != NULL)
-        return;
     dead_connection fresh = {.told = false};
-    if (!identify(op->fd, fresh.identity) || !break_connection(b, op->fd))
+    if (f->config.reset == 0 || !connection_of(f, op->fd, &fresh.connection) ||
+        !lio_random_chance(&f->random, f->config.reset) || find_dead(f, op->fd) != NULL ||
+        !break_connection(b, op->fd))
         return;
     f->dead[f->dead_count++ % DEAD_MAX] = fresh;
     b->stats.resets++;
@@ -180,7 +149,8 @@ static void maybe_reset(lio_backend *b, const lio_op *op)
 /* What a transfer on a connection that was reset comes to. */
 static void tell_of_reset(lio_fault_state *f, lio_slot *slot)
 {
-    if (!is_transfer(slot->op.opcode) || slot->result > 0 || slot->result == -ECANCELED ||
+    bool cancelled = slot->result == -ECANCELED && !(slot->fault & LIO_FAULT_RESET);
+    if (!is_transfer(slot->op.opcode) || slot->result > 0 || cancelled ||
         slot->result == -EBADF)
         return;
     dead_connection *dead = find_dead(f, slot->op.fd);
@@ -189,15 +159,23 @@ static void tell_of_reset(lio_fault_state *f, lio_slot *slot)
     bool sends = lio_opcode_sends(slot->op.opcode) || slot->op.opcode == LIO_WRITE;
     if (slot->result == 0 && (sends || slot->op.len == 0))
         return;
-    slot->result = !dead->told ? -ECONNRESET : sends ? -EPIPE : 0;
+    lio_fault_tell_of_reset(slot, dead->told, sends);
+    if (slot->result < 0)
+        slot->data = -1; /* an end has a place in the pool, for none of its bytes */
     dead->told = true;
 }
 
 /* -- short transfers --------------------------------------------------------------- */
 
-static bool can_be_short(const lio_op *op, enum medium medium)
+static bool can_be_short(const lio_op *op, enum lio_medium medium)
 {
-    const uint32_t harmless = MSG_PEEK | MSG_NOSIGNAL | MSG_DONTWAIT
+    const uint32_t harmless = MSG_PEEK
+#if defined(MSG_NOSIGNAL)
+                              | MSG_NOSIGNAL
+#endif
+#if defined(MSG_DONTWAIT)
+                              | MSG_DONTWAIT
+#endif
 #if defined(MSG_MORE)
                               | MSG_MORE
 #endif
@@ -205,12 +183,12 @@ static bool can_be_short(const lio_op *op, enum medium medium)
                               | MSG_CMSG_CLOEXEC
 #endif
         ;
-    if (medium == MEDIUM_OTHER)
+    if (medium == LIO_MEDIUM_OTHER)
         return false;
     return !is_on_socket(op->opcode) || (op->flags & ~harmless) == 0;
 }
 
-static void maybe_cut(lio_backend *b, lio_slot *slot, enum medium medium)
+static void maybe_cut(lio_backend *b, lio_slot *slot, enum lio_medium medium)
 {
     lio_fault_state *f = b->faults;
     lio_op *op = &slot->op;
@@ -247,8 +225,8 @@ static void decide(lio_backend *b)
         slot->fault |= LIO_FAULT_DECIDED;
         if ((slot->stage != 0 && !goes_on) || !is_transfer(slot->op.opcode))
             continue;
-        enum medium medium = medium_of(slot->op.fd);
-        if (medium == MEDIUM_STREAM && !goes_on)
+        enum lio_medium medium = lio_fault_medium(slot->op.fd);
+        if (medium == LIO_MEDIUM_STREAM && !goes_on)
             maybe_reset(b, &slot->op);
         maybe_cut(b, slot, medium);
     }
@@ -280,7 +258,7 @@ static void note_files(const lio_backend *b, const lio_op *op, uint64_t files[2]
         if (entry != NULL && entry->adopted)
             memcpy(files[i], entry->identity, sizeof entry->identity);
         else
-            (void)identify(fds[i], files[i]);
+            (void)lio_fault_file(fds[i], files[i]);
     }
 }
 
@@ -372,12 +350,18 @@ static char *block_at(const lio_backend *b, uint32_t block)
     return b->pool + b->pool_size - b->pool_reserve + block * BLOCK_SIZE;
 }
 
+/* Whether a completion points into the pool. In the detail of what failed is no place. */
+static bool has_data(const lio_slot *slot)
+{
+    return slot->result >= 0 && (slot->data >= 0 || slot->detail >= 0);
+}
+
 /* Copies what a completion points to, so that the backend can use its memory again. */
 static bool keep_data(lio_backend *b, lio_slot *slot)
 {
     lio_fault_state *f = b->faults;
     uint32_t block = 0;
-    if (slot->data < 0 && slot->detail < 0)
+    if (!has_data(slot))
         return true;
     while (block < BLOCKS && f->blocks[block] != BLOCK_FREE)
         block++;
@@ -405,7 +389,7 @@ static bool keep_data(lio_backend *b, lio_slot *slot)
 static void set_block_of(lio_backend *b, const lio_slot *slot, enum block_state state)
 {
     int64_t offset = slot->detail >= 0 ? slot->detail : slot->data;
-    if (offset >= 0)
+    if (has_data(slot))
         b->faults->blocks[(b->pool + offset - block_at(b, 0)) / (int64_t)BLOCK_SIZE] =
             (uint8_t)state;
 }
@@ -608,7 +592,7 @@ static int turn(lio_backend *b, int64_t deadline_ns)
         else if (busy && deadline_ns != 0)
             until = f->config.latency_ns > 0 ? now_of(b) + STEP_NS : 0;
         int error = turn_once(b, until);
-        if (error != 0 || b->store.done_count != 0 || b->woken)
+        if (error != 0 || b->store.done_count != 0 || b->woken || b->packet_count != 0)
             return error;
         if (!busy && !is_held_back(f))
             return 0; /* the time ran out */
@@ -636,7 +620,8 @@ static int faults_cancel(lio_backend *b, uint32_t number)
 static int faults_release_fd(lio_backend *b, lio_fd_entry *entry, lio_fd fd)
 {
     lio_fault_state *f = b->faults;
-    forward_late(b, UINT64_MAX); /* whoever closes waits for them */
+    forward_late(b, UINT64_MAX);                  /* whoever closes waits for them */
+    f->seen[(uint64_t)fd / 4 % SEEN_MAX].fd = -1; /* the number may be another's next */
     return tell(b, f->inner->release_fd(b, entry, fd));
 }
 

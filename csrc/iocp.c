@@ -33,6 +33,7 @@ static void iocp_probe(uint32_t without, lio_probe_result *result)
 
 static DWORD open_all(lio_backend *b, lio_iocp *p)
 {
+    const size_t size = 2 * LIO_ARENA_SIZE + b->pool_reserve;
     p->port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 1);
     if (p->port == NULL)
         return GetLastError();
@@ -40,12 +41,11 @@ static DWORD open_all(lio_backend *b, lio_iocp *p)
     p->event = CreateEventW(NULL, TRUE, FALSE, NULL);
     if (p->event == NULL)
         return GetLastError();
-    p->arena.base =
-        VirtualAlloc(NULL, 2 * LIO_ARENA_SIZE, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    p->arena.base = VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
     if (p->arena.base == NULL || lio_timers_reserve(&p->timers, b->store.capacity) != 0)
         return ERROR_OUTOFMEMORY;
     b->pool = p->arena.base;
-    b->pool_size = 2 * LIO_ARENA_SIZE;
+    b->pool_size = size;
     b->receive_max = LIO_RECEIVE_MAX;
     return lio_iocp_find_functions(p);
 }
@@ -114,14 +114,15 @@ static void on_op(lio_backend *b, OVERLAPPED *overlapped)
 }
 
 /* Somebody else's: the caller gets it, at the next turn if there is no room in this one. */
-static void on_packet(lio_iocp *p, const OVERLAPPED_ENTRY *entry)
+static void on_packet(lio_backend *b, const OVERLAPPED_ENTRY *entry)
 {
-    if (p->packet_count == LIO_PACKETS_MAX) {
+    lio_iocp *p = lio_iocp_of(b);
+    if (b->packet_count == LIO_PACKETS_MAX) {
         PostQueuedCompletionStatus(p->port, entry->dwNumberOfBytesTransferred,
                                    entry->lpCompletionKey, entry->lpOverlapped);
         return;
     }
-    p->packets[p->packet_count++] = (lio_completion){
+    p->packets[b->packet_count++] = (lio_completion){
         .id = LIO_ID_PACKET,
         .result = entry->dwNumberOfBytesTransferred,
         .data = (int64_t)(intptr_t)entry->lpOverlapped,
@@ -131,7 +132,6 @@ static void on_packet(lio_iocp *p, const OVERLAPPED_ENTRY *entry)
 
 static void on_entry(lio_backend *b, const OVERLAPPED_ENTRY *entry)
 {
-    lio_iocp *p = lio_iocp_of(b);
     switch ((LONG_PTR)entry->lpCompletionKey) {
     case LIO_KEY_OP:
         on_op(b, entry->lpOverlapped);
@@ -144,7 +144,7 @@ static void on_entry(lio_backend *b, const OVERLAPPED_ENTRY *entry)
     case LIO_KEY_NUDGE:
         return;
     default:
-        on_packet(p, entry);
+        on_packet(b, entry);
     }
 }
 
@@ -267,7 +267,7 @@ static int go_on(lio_backend *b)
 
 static bool is_due(const lio_backend *b)
 {
-    return b->store.done_count != 0 || b->woken || lio_iocp_of(b)->packet_count != 0;
+    return b->store.done_count != 0 || b->woken || b->packet_count != 0;
 }
 
 static int iocp_turn(lio_backend *b, int64_t deadline_ns)
@@ -310,10 +310,9 @@ static void iocp_handed_out(lio_backend *b)
 
 static uint32_t iocp_packets(lio_backend *b, lio_completion *records)
 {
-    lio_iocp *p = lio_iocp_of(b);
-    uint32_t count = p->packet_count;
-    memcpy(records, p->packets, count * sizeof *records);
-    p->packet_count = 0;
+    uint32_t count = b->packet_count;
+    memcpy(records, lio_iocp_of(b)->packets, count * sizeof *records);
+    b->packet_count = 0;
     return count;
 }
 
@@ -372,7 +371,7 @@ static int iocp_wait_ready(lio_backend *b, int64_t timeout_ns)
 
 /* -- cancelling, adopting, releasing ----------------------------------------------- */
 
-static void cancel_io(lio_backend *b, uint32_t number)
+void lio_iocp_cancel_io(lio_backend *b, uint32_t number)
 {
     b->stats.syscalls++;
     /* If there is nothing to cancel, or the handle was closed, the packet is on its way. */
@@ -397,7 +396,7 @@ static int iocp_cancel(lio_backend *b, uint32_t number)
     switch (lio_slot_at(&b->store, number)->stage) {
     case LIO_STAGE_KERNEL:
     case LIO_STAGE_PROBE:
-        cancel_io(b, number);
+        lio_iocp_cancel_io(b, number);
         break;
     case LIO_STAGE_READY:
         lio_iocp_cancel_poll(b, number);
@@ -488,7 +487,7 @@ static void iocp_close(lio_backend *b, bool forked)
             break;
         error = collect(b, ms);
         handle_taken(b);
-        p->packet_count = 0;
+        b->packet_count = 0;
     }
     /* Hungry ones have a socket that nobody was told of. */
     for (uint32_t n = p->hungry.head; n != LIO_NO_SLOT; n = lio_slot_at(&b->store, n)->next) {

@@ -124,9 +124,8 @@ typedef struct lio_iocp {
     LPFN_CONNECTEX connect;
     LPFN_WSARECVMSG receive_message;
     LPFN_WSASENDMSG send_message;
-    lio_completion packets[LIO_PACKETS_MAX];
-    uint32_t packet_count;
-    bool collected; /* the last turn asked the port */
+    lio_completion packets[LIO_PACKETS_MAX]; /* backend.packet_count of them */
+    bool collected;                          /* the last turn asked the port */
     /* For other threads. */
     SRWLOCK lock; /* of what a thread that waits has taken from the port: */
     OVERLAPPED_ENTRY taken[LIO_PACKETS_MAX];
@@ -183,6 +182,8 @@ static inline lio_fd_entry *lio_iocp_entry(const lio_backend *b, const lio_slot 
 
 /* Whether a packet is to come for a submitted slot. */
 bool lio_iocp_awaits_packet(const lio_backend *b, uint32_t number);
+/* Asks for the end of one. */
+void lio_iocp_cancel_io(lio_backend *b, uint32_t number);
 void lio_iocp_start(lio_backend *b, uint32_t number);
 /* A packet of this slot came. */
 void lio_iocp_ended(lio_backend *b, uint32_t number);

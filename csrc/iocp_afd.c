@@ -213,7 +213,7 @@ void lio_iocp_polled(lio_backend *b, uint32_t number)
     entry->armed = 0;
     uint32_t due = (events & READABLE ? (uint32_t)LIO_POLL_READ : 0) |
                    (events & WRITABLE ? (uint32_t)LIO_POLL_WRITE : 0);
-    if (status < 0 && status != CANCELLED)
+    if ((status < 0 && status != CANCELLED) || slot->fault & LIO_FAULT_RESET)
         due = LIO_POLL_READ | LIO_POLL_WRITE; /* closed, or worse: who waits shall find out */
     deliver(b, entry, due);
     if (slot->linked == LIO_LIST_PARKED && slot->stage == LIO_STAGE_READY &&

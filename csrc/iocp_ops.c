@@ -182,7 +182,7 @@ static DWORD call_send(lio_backend *b, uint32_t number, DWORD *sent, OVERLAPPED 
         count = lio_iocp_parts(op, parts);
     else
         parts[0] =
-            (WSABUF){lio_iocp_length(op->len - slot->moved),
+            (WSABUF){lio_iocp_length(lio_slot_to_send(slot)),
                      op->buf == NULL ? (char *)extra->addr : (char *)op->buf + slot->moved};
     if (op->opcode == LIO_SENDMSG && op->control != NULL && op->control_len != 0) {
         WSAMSG message = {addr, op->addr_len, parts, count, {op->control_len, op->control}, 0};

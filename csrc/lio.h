@@ -187,7 +187,8 @@ enum {
 
 /* What goes wrong on purpose. Chances are 0 to 1; the same seed decides alike for the same
  * operations. What a kernel promises holds: no byte is lost, doubled or moved, no datagram
- * cut, every operation has one completion. */
+ * cut, every operation has one completion. (On Windows a reset takes what had arrived with it,
+ * as Winsock's own do.) */
 typedef struct lio_faults {
     uint64_t seed;
     double short_io;    /* of a transfer on a stream, a pipe or a file: it moves less, or, with

@@ -1,18 +1,6 @@
-/* no_posix.c: what a build for Windows has not. The simulated kernel and the faults stand on
- * POSIX: both say so. */
+/* no_posix.c: what a build for Windows has not: the simulated kernel stands on POSIX. */
 #include "backend.h"
 #include "lio_errno.h"
-
-int lio_faults_attach(lio_backend *b, const lio_faults *faults)
-{
-    (void)b, (void)faults;
-    return -ENOTSUP;
-}
-
-void lio_faults_detach(lio_backend *b)
-{
-    (void)b;
-}
 
 int lio_sim_socket(lio_backend *b, int type)
 {

@@ -40,6 +40,7 @@ enum lio_list_kind {
 enum lio_fault_mark {
     LIO_FAULT_DECIDED = 1,
     LIO_FAULT_WAITED = 2, /* left out of a hand-over: its caller takes it for begun */
+    LIO_FAULT_RESET = 4,  /* was under way when its connection was reset: ended by that */
 };
 
 typedef struct lio_slot {

@@ -38,6 +38,15 @@ def open_fds() -> dict[int, str]:
     return found
 
 
+def socketpair() -> tuple[stdlib_socket.socket, stdlib_socket.socket]:
+    """`socket.socketpair`, which is of TCP on Windows: there without TCP's delays."""
+    pair = stdlib_socket.socketpair()
+    if sys.platform == "win32":
+        for sock in pair:
+            sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+    return pair
+
+
 @functools.lru_cache(maxsize=64)
 def pattern(size: int, seed: int = 0) -> bytes:
     """Bytes in which a lost, doubled or moved part shows."""

@@ -59,7 +59,8 @@ class Faults:
     could, often only a few bytes. Of a ``send_all``: it goes out in parts."""
     reset: float = attrs.field(default=0.0, validator=_chance)
     """Of a receive or send on a connection: the connection is reset before it. What had
-    arrived is still read, then there is one ECONNRESET."""
+    arrived is still read, then there is one ECONNRESET (on Windows nothing more is read, and
+    every operation has it)."""
     delay: float = attrs.field(default=0.2, validator=_chance)
     """Of a completion: it comes later, after others."""
     cancel_race: float = attrs.field(default=0.3, validator=_chance)

@@ -15,9 +15,9 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
-PORTABLE = ["lio.c", "backend.c", "op_store.c", "spin.c"]
+PORTABLE = ["lio.c", "backend.c", "faults.c", "op_store.c", "spin.c"]
 POSIX = [
-    "faults.c",
+    "faults_posix.c",
     "poller.c",
     "poller_ops.c",
     "poller_park.c",
@@ -52,6 +52,7 @@ WINDOWS = [
     "iocp.c",
     "iocp_afd.c",
     "iocp_errors.c",
+    "iocp_faults.c",
     "iocp_files.c",
     "iocp_handles.c",
     "iocp_ops.c",

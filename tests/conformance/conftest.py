@@ -43,6 +43,7 @@ VARIANTS = {
     "uring-without-ext_arg": (IoUring, "ext_arg"),
     "uring-old-kernel": (IoUring, OLD_KERNEL),
     "iocp": (Iocp, ""),
+    "iocp-slow": (Iocp, ""),
 }
 # Those of this platform: there are no tests of the others to skip.
 VARIANTS = {

@@ -13,7 +13,17 @@ import attrs
 import pytest
 
 from trio_lio._native import lib
-from trio_lio.backends import SIGNAL, WAKE, IoBackend, Op, OpCompleted
+from trio_lio.backends import (
+    SIGNAL,
+    WAKE,
+    IoBackend,
+    Iocp,
+    IoUring,
+    Op,
+    OpCompleted,
+    Poller,
+    Sim,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +33,11 @@ PATIENCE = 10.0
 
 POOL_MAX = 65536
 """No backend's pool brings more in one receive."""
+
+UNDER_FAULTS: list[type[IoBackend]] = (
+    [Iocp] if sys.platform == "win32" else [IoUring, Poller, Sim]
+)
+"""Backends that faults are laid over: one of each kind."""
 
 now = time.perf_counter
 """A clock that does not tick slower than what it measures: that of `time.monotonic` on Windows

@@ -21,16 +21,14 @@ from trio_lio.backends import (
     SIGNAL,
     Faults,
     IoBackend,
-    IoUring,
     Op,
     OpCompleted,
-    Poller,
-    Sim,
     probe,
 )
 
 from .. import common
 from ..common import pattern
+from .support import UNDER_FAULTS
 
 if TYPE_CHECKING:
     from .conftest import Maker
@@ -199,7 +197,7 @@ def test_random_programs(new_backend: Maker) -> None:
     run_programs(new_backend)
 
 
-@pytest.mark.parametrize("kind", [IoUring, Poller, Sim], ids=["uring", "epoll", "sim"])
+@pytest.mark.parametrize("kind", UNDER_FAULTS, ids=lambda kind: kind.backend_name)
 def test_random_programs_under_faults(kind: type[IoBackend]) -> None:
     assert kind.backend_name is not None
     info = probe(kind.backend_name)
