@@ -54,6 +54,15 @@ def pattern(size: int, seed: int = 0) -> bytes:
     return array.array("I", range(first, first + size // 4 + 1)).tobytes()[:size]
 
 
+def handle_of(fd: int) -> int:
+    """What backends know a file by: on Windows, not C's number for it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        return msvcrt.get_osfhandle(fd)
+    return fd
+
+
 def fill(sock: stdlib_socket.socket) -> int:
     """Sends until the socket takes no more; returns how much it took."""
     sock.setblocking(False)

@@ -126,15 +126,6 @@ def close_socket(fd: int) -> None:
     lib.lio_py_close(fd)
 
 
-def handle_of(fd: int) -> int:
-    """What backends know a file by: on Windows, not C's number for it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        return msvcrt.get_osfhandle(fd)
-    return fd
-
-
 def is_private(fd: int) -> bool:
     """Whether a socket that an operation brought is closed at an exec and does not block (which
     Windows does not tell)."""

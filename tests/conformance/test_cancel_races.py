@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -12,14 +13,13 @@ import pytest
 
 from trio_lio.backends import Op
 
-from ..common import fill, pattern
+from ..common import fill, handle_of, pattern
 from .support import (
     PATIENCE,
     Sockets,
     close_socket,
     collect,
     complete,
-    handle_of,
     is_idle,
     new_id,
     read_all,
@@ -233,6 +233,39 @@ def test_thousands_of_cancellations_at_once(make_backend: Factory) -> None:
     assert all(done.cancelled for done in collect(backend, ids).values())
     ours.close()
     theirs.close()
+
+
+def test_cancelled_tcp_connect_is_settled(sockets: Sockets) -> None:
+    """To a listener with little room. What is connected can be told from what is not: it is
+    accepted, with what it sends, and nothing else is."""
+    server = socket.create_server(("127.0.0.1", 0), backlog=2)
+    sockets.keep(server)
+    clients = [sockets.new() for _ in range(12)]
+    ids = [new_id() for _ in clients]
+    for op_id, client in zip(ids, clients, strict=True):
+        sockets.backend.push(op_id, Op.connect(client.fileno(), server.getsockname()))
+    sockets.backend.flush()
+    found = {done.op_id: done for done in sockets.backend.wait_timeout(0)}
+    for op_id in set(ids) - found.keys():
+        assert sockets.backend.cancel(op_id) is False
+    found |= collect(sockets.backend, set(ids) - found.keys())
+    connected = set()
+    for number, (op_id, client) in enumerate(zip(ids, clients, strict=True)):
+        if found[op_id].error is None:
+            client.send(bytes([number]))
+            connected.add(number)
+        else:
+            assert found[op_id].cancelled
+            sockets.close(only=client)
+    assert connected
+    accepted = set()
+    while len(accepted) < len(connected):
+        peer = run(sockets.backend, Op.accept(server.fileno()))[0]
+        with socket.socket(fileno=peer) as taken, contextlib.suppress(ConnectionResetError):
+            taken.settimeout(PATIENCE)
+            accepted.update(taken.recv(10))
+    assert accepted == connected
+    assert is_idle(sockets.backend)
 
 
 def test_cancelled_connect_is_settled(sockets: Sockets, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from trio_lio.backends import SIGNAL, Faults, IoBackend, Op, Sim, probe
 
-from ..common import fill, pattern, sees_end, socketpair
+from ..common import fill, handle_of, pattern, sees_end, socketpair
 from .support import (
     UNDER_FAULTS,
     Sockets,
@@ -24,7 +24,6 @@ from .support import (
     collect,
     complete,
     errno_of,
-    handle_of,
     new_id,
     read_all,
     run,
