@@ -93,6 +93,14 @@ static int iocp_init(lio_backend *b)
 
 /* -- packets ----------------------------------------------------------------------- */
 
+void lio_iocp_post(HANDLE port, DWORD count, ULONG_PTR key, OVERLAPPED *overlapped)
+{
+    /* What else may fail is want of memory, which is over some time. */
+    while (!PostQueuedCompletionStatus(port, count, key, overlapped) &&
+           GetLastError() != ERROR_INVALID_HANDLE)
+        Sleep(1);
+}
+
 /* A packet means: look. It may be one too many: a call that ends at once with a warning (a
  * datagram was longer than the buffer) says so, and sends a packet all the same. What holds the
  * slot by then is over, or still under way, as its own OVERLAPPED tells. */
@@ -118,8 +126,8 @@ static void on_packet(lio_backend *b, const OVERLAPPED_ENTRY *entry)
 {
     lio_iocp *p = lio_iocp_of(b);
     if (b->packet_count == LIO_PACKETS_MAX) {
-        PostQueuedCompletionStatus(p->port, entry->dwNumberOfBytesTransferred,
-                                   entry->lpCompletionKey, entry->lpOverlapped);
+        lio_iocp_post(p->port, entry->dwNumberOfBytesTransferred, entry->lpCompletionKey,
+                      entry->lpOverlapped);
         return;
     }
     p->packets[b->packet_count++] = (lio_completion){
@@ -209,7 +217,7 @@ static int collect(lio_backend *b, DWORD ms)
 /* Whoever waits for packets, here or in another thread, looks again. */
 static void nudge(lio_iocp *p)
 {
-    PostQueuedCompletionStatus(p->port, 0, (ULONG_PTR)LIO_KEY_NUDGE, NULL);
+    lio_iocp_post(p->port, 0, (ULONG_PTR)LIO_KEY_NUDGE, NULL);
 }
 
 /* For lio_wait_ready: when something is due without any packet. */
@@ -346,8 +354,8 @@ static int take_for_owner(lio_iocp *p, DWORD ms)
     if (kept && InterlockedCompareExchange(&p->owner_waits, 0, 0) != 0)
         nudge(p);
     if (!kept)
-        PostQueuedCompletionStatus(p->port, entry.dwNumberOfBytesTransferred,
-                                   entry.lpCompletionKey, entry.lpOverlapped);
+        lio_iocp_post(p->port, entry.dwNumberOfBytesTransferred, entry.lpCompletionKey,
+                      entry.lpOverlapped);
     return 1;
 }
 

@@ -144,6 +144,9 @@ static inline lio_iocp_io *lio_iocp_io_at(const lio_backend *b, uint32_t number)
     return (lio_iocp_io *)lio_extra_at(&b->store, number)->os.bytes;
 }
 
+/* Any thread: posts a packet that has to arrive. */
+void lio_iocp_post(HANDLE port, DWORD count, ULONG_PTR key, OVERLAPPED *overlapped);
+
 /* -- errors: iocp_errors.c -- */
 
 /* The errno, positive, of a Windows or Winsock error. */

@@ -227,7 +227,9 @@ static int64_t perform(const lio_op *op)
 static void CALLBACK work(PTP_CALLBACK_INSTANCE instance, void *argument)
 {
     lio_iocp_io *io = argument;
-    (void)instance;
+    OVERLAPPED *overlapped = &io->overlapped;
+    HANDLE port = io->port;
+    CallbackMayRunLong(instance); /* others need not wait for this thread */
     if (InterlockedCompareExchange(&io->as.job.state, LIO_JOB_RUNNING, LIO_JOB_QUEUED) ==
         LIO_JOB_QUEUED) {
         io->as.job.result = perform(io->as.job.op);
@@ -236,8 +238,9 @@ static void CALLBACK work(PTP_CALLBACK_INSTANCE instance, void *argument)
         io->as.job.result = -1;
         io->as.job.error = ERROR_OPERATION_ABORTED;
     }
-    io->overlapped.Internal = 0;
-    PostQueuedCompletionStatus(io->port, 0, (ULONG_PTR)LIO_KEY_OP, &io->overlapped);
+    /* From here on the slot may be another's. */
+    InterlockedExchangePointer((void **)&overlapped->Internal, NULL);
+    lio_iocp_post(port, 0, (ULONG_PTR)LIO_KEY_OP, overlapped);
 }
 
 /* -- the owner's side -------------------------------------------------------------- */

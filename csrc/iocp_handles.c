@@ -101,8 +101,10 @@ static DWORD join(lio_backend *b, lio_fd_entry *entry, HANDLE handle, bool ours)
         DWORD error = GetLastError();
         if (error != ERROR_INVALID_PARAMETER)
             return error;
-        if (entry->stream & LIO_IS_OURS)
+        /* We set modes on all that joins: what has none was given this number since. */
+        if (entry->stream & LIO_IS_OURS && notification_modes(b, handle) != 0)
             return 0;
+        entry->stream &= (uint8_t)~(LIO_IS_OURS | LIO_SKIPS);
         bool is_socket = entry->stream & LIO_IS_SOCKET;
         entry->stream |= !is_socket && blocks(handle) ? LIO_BLOCKS : LIO_IS_OTHERS;
         return 0;
@@ -161,7 +163,8 @@ static bool find(SOCKET socket, GUID id, void *function, size_t size)
 
 DWORD lio_iocp_find_functions(lio_iocp *p)
 {
-    SOCKET socket = WSASocketW(AF_INET, SOCK_DGRAM, IPPROTO_UDP, NULL, 0, WSA_FLAG_OVERLAPPED);
+    const DWORD flags = WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT;
+    SOCKET socket = WSASocketW(AF_INET, SOCK_DGRAM, IPPROTO_UDP, NULL, 0, flags);
     if (socket == INVALID_SOCKET)
         return (DWORD)WSAGetLastError();
     bool found =
@@ -170,7 +173,7 @@ DWORD lio_iocp_find_functions(lio_iocp *p)
     closesocket(socket);
     if (!found)
         return (DWORD)WSAGetLastError();
-    socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_OVERLAPPED);
+    socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0, flags);
     if (socket == INVALID_SOCKET)
         return (DWORD)WSAGetLastError();
     found = find(socket, (GUID)WSAID_ACCEPTEX, &p->accept, sizeof p->accept) &&

@@ -76,14 +76,13 @@ static void CALLBACK on_event(void *argument, BOOLEAN timed_out)
 {
     lio_iocp_io *io = argument;
     (void)timed_out;
-    /* If this fails the machine has no memory left, and the operation no end. */
-    PostQueuedCompletionStatus(io->port, 0, (ULONG_PTR)LIO_KEY_OP, &io->overlapped);
+    lio_iocp_post(io->port, 0, (ULONG_PTR)LIO_KEY_OP, &io->overlapped);
 }
 
 static void drop_event(lio_iocp_io *io)
 {
-    if (io->wait != NULL)
-        UnregisterWaitEx(io->wait, NULL); /* it has run, or never will */
+    if (io->wait != NULL) /* and the callback is over, which knows this memory */
+        UnregisterWaitEx(io->wait, INVALID_HANDLE_VALUE);
     if (io->event != NULL)
         CloseHandle(io->event);
     io->wait = io->event = NULL;
@@ -106,6 +105,16 @@ DWORD lio_iocp_prepare(lio_backend *b, uint32_t number, const lio_fd_entry *entr
     return 0;
 }
 
+/* Whether an operation was done before it could be ended. */
+static bool end_now(lio_backend *b, uint32_t number)
+{
+    HANDLE handle = (HANDLE)lio_iocp_handle_of(&lio_slot_at(&b->store, number)->op);
+    OVERLAPPED *overlapped = &lio_iocp_io_at(b, number)->overlapped;
+    DWORD transferred;
+    CancelIoEx(handle, overlapped);
+    return GetOverlappedResult(handle, overlapped, &transferred, TRUE) || transferred != 0;
+}
+
 bool lio_iocp_pends(lio_backend *b, uint32_t number, const lio_fd_entry *entry,
                     enum lio_iocp_stage stage, DWORD *error)
 {
@@ -115,12 +124,10 @@ bool lio_iocp_pends(lio_backend *b, uint32_t number, const lio_fd_entry *entry,
     if (pends && io->event != NULL &&
         !RegisterWaitForSingleObject(&io->wait, io->event, on_event, io, INFINITE,
                                      WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD)) {
-        DWORD transferred;
         *error = GetLastError();
         io->wait = NULL;
-        HANDLE handle = (HANDLE)lio_iocp_handle_of(&lio_slot_at(&b->store, number)->op);
-        CancelIoEx(handle, &io->overlapped);
-        GetOverlappedResult(handle, &io->overlapped, &transferred, TRUE);
+        if (end_now(b, number))
+            *error = 0;
         pends = false;
     }
     bool sends_packet = *error == 0 && !(entry->stream & (LIO_SKIPS | LIO_IS_OTHERS));
@@ -238,13 +245,14 @@ static void start_send(lio_backend *b, uint32_t number)
             lio_iocp_fail(b, number, error);
         return;
     }
+    OVERLAPPED *overlapped = &lio_iocp_io_at(b, number)->overlapped;
     DWORD error = lio_iocp_prepare(b, number, entry);
     if (error == 0)
-        error = call_send(b, number, &sent, &lio_iocp_io_at(b, number)->overlapped);
+        error = call_send(b, number, &sent, overlapped);
     if (lio_iocp_pends(b, number, entry, LIO_STAGE_KERNEL, &error))
         return;
     if (error == 0)
-        finish_send(b, number, sent);
+        finish_send(b, number, overlapped->InternalHigh);
     else
         fail_send(b, number, error);
 }

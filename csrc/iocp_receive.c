@@ -197,7 +197,7 @@ static void receive_into(lio_backend *b, uint32_t number, const lio_fd_entry *en
     if (lio_iocp_pends(b, number, entry, LIO_STAGE_KERNEL, &error))
         return;
     if (error == 0)
-        finish_into(b, number, entry, received);
+        finish_into(b, number, entry, (int64_t)io->overlapped.InternalHigh);
     else
         lio_iocp_fail(b, number, error);
 }

@@ -162,6 +162,36 @@ static void test_adopting_a_number_used_again_ends_what_waited(void)
     harness_close(h);
 }
 
+/* A number that was ours, and is that of a socket which somebody else has on a port. */
+static void test_number_of_what_another_port_has(void)
+{
+    for (int adopts = 0; adopts < 2; adopts++) {
+        harness *h = open_iocp(8);
+        SOCKET fds[2];
+        make_tcp_pair(fds);
+        lio_fd fd = (lio_fd)fds[0];
+        push_send(h, 1, fd, "joins", 5);
+        CHECK_EQ(harness_result(h, 1), 5);
+        SOCKET peer = reuse(fds[0]);
+        HANDLE port = CreateIoCompletionPort((HANDLE)fds[0], NULL, 7, 0);
+        MUST(port != NULL);
+        if (adopts)
+            CHECK_EQ(lio_adopt(h->b, fd), 1);
+        push_recv(h, 1, fd, 10);
+        still_waits(h, 1);
+        MUST(send(peer, "mine", 4, 0) == 4);
+        CHECK_EQ(harness_result(h, 1), 4);
+        push_recv(h, 1, fd, 10);
+        still_waits(h, 1);
+        CHECK_EQ(lio_cancel(h->b, 1), 0);
+        CHECK_EQ(harness_result(h, 1), -ECANCELED);
+        CHECK_EQ(lio_close_fd(h->b, fd), 0);
+        close_peers(fds, peer);
+        harness_close(h);
+        CloseHandle(port);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const check_test tests[] = {
@@ -170,6 +200,7 @@ int main(int argc, char **argv)
         TEST(test_handle_reused_while_operations_wait),
         TEST(test_cancel_after_the_handle_was_reused),
         TEST(test_adopting_a_number_used_again_ends_what_waited),
+        TEST(test_number_of_what_another_port_has),
     };
     return run_all(tests, sizeof tests / sizeof *tests, argc, argv);
 }
