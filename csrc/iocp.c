@@ -328,13 +328,9 @@ static uint32_t iocp_packets(lio_backend *b, lio_completion *records)
 
 static int iocp_wake(lio_backend *b)
 {
-    if (__atomic_exchange_n(&b->wake_posted, 1, __ATOMIC_SEQ_CST) != 0)
-        return 0;
-    if (PostQueuedCompletionStatus((HANDLE)(intptr_t)b->wake_fd, 0, (ULONG_PTR)LIO_KEY_WAKE,
-                                   NULL))
-        return 0;
-    __atomic_store_n(&b->wake_posted, 0, __ATOMIC_SEQ_CST);
-    return -lio_errno_of_windows(GetLastError());
+    if (__atomic_exchange_n(&b->wake_posted, 1, __ATOMIC_SEQ_CST) == 0)
+        lio_iocp_post((HANDLE)(intptr_t)b->wake_fd, 0, (ULONG_PTR)LIO_KEY_WAKE, NULL);
+    return 0;
 }
 
 /* Takes packets for the owner, as many as there is room for. 1, 0: the time ran out. */

@@ -68,6 +68,17 @@ static void test_a_job_tells_that_it_is_done(void)
     harness_close(h);
 }
 
+static void test_a_wake_ends_the_wait(void)
+{
+    harness *h = open_iocp(8);
+    refused_posts = 3;
+    CHECK_EQ(lio_wake(h->b), 0);
+    CHECK_EQ(harness_wait(h, 0), 1);
+    CHECK_EQ(h->wakes, 1);
+    refused_posts = 0;
+    harness_close(h);
+}
+
 static void test_an_event_is_told(void)
 {
     harness *h = open_iocp(8);
@@ -157,6 +168,7 @@ int main(int argc, char **argv)
 {
     static const check_test tests[] = {
         TEST(test_a_job_tells_that_it_is_done),
+        TEST(test_a_wake_ends_the_wait),
         TEST(test_an_event_is_told),
         TEST(test_the_owner_is_told_of_what_was_taken),
         TEST(test_a_wait_that_is_refused_loses_no_byte),
