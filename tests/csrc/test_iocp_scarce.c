@@ -114,7 +114,8 @@ static void test_the_owner_is_told_of_what_was_taken(void)
 {
     harness *h = open_iocp(8);
     bool refused = false;
-    for (int round = 0; round < 5; round++) {
+    /* Which of the two gets the packet is the scheduler's to say. */
+    for (int round = 0; round < 300 && !refused; round++) {
         SOCKET fds[2];
         make_tcp_pair(fds);
         push_recv(h, 1, (lio_fd)fds[0], 10);
@@ -125,7 +126,7 @@ static void test_the_owner_is_told_of_what_was_taken(void)
         CHECK_EQ(harness_wait(h, 10 * SECOND), 1);
         CHECK(check_now() - before < 5 * SECOND); /* it does not sleep to the end */
         CHECK_EQ(h->of[1].result, 1);
-        refused = refused || refused_posts < 2;
+        refused = refused_posts < 2;
         refused_posts = 0;
         CHECK_EQ(lio_wake(h->b), 0); /* if the owner was first, the thread still looks */
         WaitForMultipleObjects(2, threads, TRUE, INFINITE);
