@@ -16,20 +16,24 @@ class Replaced:
     def __init__(self, owner: Any, ours: Mapping[str, Callable[..., Any]]) -> None:
         self.owner = owner
         self.ours = ours
+        self._there = vars(owner)  # a view of what is there now
         self.original: dict[str, Callable[..., Any]] = {}
         """By name; filled by `put_in_place`."""
 
     def put_in_place(self) -> None:
+        owner, there, known = self.owner, self._there, self.original
         for name, function in self.ours.items():
-            original = vars(self.owner)[name]
+            original = there[name]
             if original is function:
                 continue  # it was to be taken away, and that was interrupted
-            self.original[name] = original
-            function.__doc__ = original.__doc__
-            function.__qualname__ = original.__qualname__
-            setattr(self.owner, name, function)
+            if known.get(name) is not original:  # each run begins with this: once is enough
+                function.__doc__ = original.__doc__
+                function.__qualname__ = original.__qualname__
+                known[name] = original
+            setattr(owner, name, function)
 
     def take_away(self) -> None:
+        owner, there, known = self.owner, self._there, self.original
         for name, function in self.ours.items():
-            if vars(self.owner)[name] is function:
-                setattr(self.owner, name, self.original[name])
+            if there[name] is function:
+                setattr(owner, name, known[name])
