@@ -68,7 +68,7 @@ typedef struct lio_event {
 #define LIO_EVENT_MAX 256
 
 struct lio_os_half {
-    /* Makes *os and b->wake_fd. */
+    /* Makes *os and b->wake_fd; adds to b->capabilities what was not known before. */
     int (*open)(lio_backend *b, lio_os **os);
     /* In a forked child as well: touches nothing that the parent shares. */
     void (*close)(lio_os *os, bool forked);

@@ -101,12 +101,17 @@ static int epoll_open(lio_backend *b, lio_os **os)
     if (fresh == NULL)
         return -ENOMEM;
     fresh->epoll_fd = fresh->nudge_fd = -1;
-    fresh->pwait2 = (b->capabilities & LIO_CAP_PWAIT2) != 0;
     int error = open_all(b, fresh);
     if (error != 0) {
         close_all(fresh);
         return error;
     }
+    b->capabilities |= LIO_CAP_EDGE_TRIGGERED;
+    b->capabilities |= LIO_CAP_FILE_POOL & ~b->without;
+    fresh->pwait2 = !(b->without & LIO_CAP_PWAIT2) &&
+                    pwait2(fresh->epoll_fd, fresh->events, LIO_EVENT_MAX, 0) >= 0;
+    if (fresh->pwait2)
+        b->capabilities |= LIO_CAP_PWAIT2;
     *os = &fresh->base;
     return 0;
 }

@@ -538,6 +538,11 @@ static const lio_os_half kqueue_half = {
 
 static int kqueue_init(lio_backend *b)
 {
+    lio_probe_result found = {0};
+    kqueue_probe(b->without, &found);
+    if (found.error != 0)
+        return found.error;
+    b->capabilities |= found.capabilities;
     return lio_poller_init(b, &kqueue_half);
 }
 

@@ -91,11 +91,6 @@ static void free_all(lio_backend *b, lio_poller *p, bool forked)
 
 int lio_poller_init(lio_backend *b, const lio_os_half *half)
 {
-    lio_probe_result found = {0};
-    b->vtable->probe(b->without, &found);
-    if (found.error != 0)
-        return found.error;
-    b->capabilities |= found.capabilities;
     lio_poller *p = calloc(1, sizeof *p);
     if (p == NULL)
         return -ENOMEM;
