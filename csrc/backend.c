@@ -164,3 +164,20 @@ int lio_create(const char *name, const lio_options *options, lio_backend **backe
     *backend = b;
     return 0;
 }
+
+int lio_replace(lio_backend *b, const char *name)
+{
+    if (b == NULL || name == NULL)
+        return -EINVAL;
+    if (b->phase != LIO_PHASE_NEW)
+        return b->phase == LIO_PHASE_OPEN ? -EALREADY : -ESHUTDOWN;
+    const lio_vtable *chosen = lio_vtable_find(name);
+    if (chosen == NULL)
+        return -ENOENT;
+    b->capabilities = 0;
+    if (b->faults != NULL)
+        lio_faults_replace(b, chosen);
+    else
+        b->vtable = chosen;
+    return 0;
+}

@@ -31,8 +31,12 @@ enum lio_capability {
 
 enum lio_phase { LIO_PHASE_NEW, LIO_PHASE_OPEN, LIO_PHASE_CLOSED };
 
+/* The most descriptors that a backend has, besides b->wake_fd. */
+#define LIO_RESERVED_MAX 2
+
 typedef struct lio_vtable {
     const char *name;
+    uint8_t descriptors; /* to reserve for an init that comes late; 0: it cannot */
     /* Tries the kernel out. Fills result. */
     void (*probe)(uint32_t without, lio_probe_result *result);
     /* Makes b->state, for b->store.capacity operations. */
@@ -98,14 +102,22 @@ struct lio_backend {
     /* What wake writes to; on Windows the port. Made by the backend's init, closed only by
      * lio_destroy, so that a wake racing with lio_close never writes to somebody else's. */
     int wake_fd;
-    bool wake_fd_dies_in_child; /* it is not inherited by fork(2) */
-    int wake_posted;            /* Windows: its packet was not handled yet; atomic */
+    bool wake_fd_dies_in_child;     /* it is not inherited by fork(2) */
+    int reserved[LIO_RESERVED_MAX]; /* numbers + 1, for descriptors of the backend; 0: none */
+    int wake_posted;                /* Windows: its packet was not handled yet; atomic */
 };
 
 extern const lio_vtable *const lio_vtables[];
 
+/* Linux: makes a descriptor, by make(argument), under a reserved number if there is one.
+ * Returns it, or a negative errno. */
+int lio_make_fd(lio_backend *b, int (*make)(void *), void *argument);
+void lio_drop_reserved(lio_backend *b);
+
 /* Lays faults over a backend that is not initialised yet: faults.c. */
 int lio_faults_attach(lio_backend *b, const lio_faults *faults);
+/* Lays them over another one. */
+void lio_faults_replace(lio_backend *b, const lio_vtable *inner);
 void lio_faults_detach(lio_backend *b);
 
 /* The table of backends and the choice among them: backend.c. */

@@ -667,6 +667,23 @@ static bool is_chance(double value)
     return value >= 0 && value <= 1;
 }
 
+void lio_faults_replace(lio_backend *b, const lio_vtable *inner)
+{
+    lio_fault_state *f = b->faults;
+    f->inner = inner;
+    f->vtable = *inner;
+    f->vtable.init = faults_init;
+    f->vtable.submit = faults_submit;
+    f->vtable.turn = faults_turn;
+    f->vtable.cancel = faults_cancel;
+    f->vtable.release_fd = faults_release_fd;
+    f->vtable.recycle = faults_recycle;
+    f->vtable.handed_out = faults_handed_out;
+    f->vtable.wait_ready = faults_wait_ready;
+    f->vtable.close = faults_close;
+    b->vtable = &f->vtable;
+}
+
 int lio_faults_attach(lio_backend *b, const lio_faults *faults)
 {
     const double chances[] = {faults->short_io,    faults->reset,     faults->delay,
@@ -682,22 +699,11 @@ int lio_faults_attach(lio_backend *b, const lio_faults *faults)
     lio_fault_state *f = calloc(1, sizeof *f);
     if (f == NULL)
         return -ENOMEM;
-    f->inner = b->vtable;
     f->config = *faults;
     f->random.state = faults->seed;
     f->held = (lio_list){LIO_NO_SLOT, LIO_NO_SLOT};
-    f->vtable = *f->inner;
-    f->vtable.init = faults_init;
-    f->vtable.submit = faults_submit;
-    f->vtable.turn = faults_turn;
-    f->vtable.cancel = faults_cancel;
-    f->vtable.release_fd = faults_release_fd;
-    f->vtable.recycle = faults_recycle;
-    f->vtable.handed_out = faults_handed_out;
-    f->vtable.wait_ready = faults_wait_ready;
-    f->vtable.close = faults_close;
     b->faults = f;
-    b->vtable = &f->vtable;
+    lio_faults_replace(b, b->vtable);
     return 0;
 }
 

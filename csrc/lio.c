@@ -279,6 +279,7 @@ void lio_destroy(lio_backend *b)
         close(b->wake_fd);
 #endif
     }
+    lio_drop_reserved(b);
     lio_faults_detach(b);
     free(b);
 }

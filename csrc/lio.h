@@ -258,8 +258,16 @@ int lio_create(const char *name, const lio_options *options, lio_backend **backe
 const char *lio_name(const lio_backend *backend);
 uint32_t lio_capabilities(const lio_backend *backend);
 
-/* Allocates all that `capacity` operations need. -EALREADY: was called before. */
+/* Allocates all that `capacity` operations need. -EALREADY: was called before. Where it fails,
+ * nothing has changed, and it may be called again. */
 int lio_init(lio_backend *backend, uint32_t capacity);
+/* Before lio_init, for one that comes late: takes the descriptor numbers that it will use, so
+ * that no number which somebody closed and still believes in becomes the backend's own, and
+ * none is missing then. -ENOTSUP: the backend cannot begin late. */
+int lio_reserve(lio_backend *backend);
+/* Before an lio_init that succeeds: another backend under the same handle. -ENOENT: there is no
+ * such backend in this build. */
+int lio_replace(lio_backend *backend, const char *name);
 /* Raises the capacity; the only other place that allocates. The records may have moved even if
  * it fails. */
 int lio_grow(lio_backend *backend, uint32_t more);

@@ -70,14 +70,28 @@ static int watch_eventfd(int epoll_fd, int fd, uint64_t tag)
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 }
 
+static int make_epoll(void *unused)
+{
+    (void)unused;
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+static int make_eventfd(void *unused)
+{
+    (void)unused;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
 static int open_all(lio_backend *b, epoll_os *os)
 {
-    os->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    os->epoll_fd = lio_make_fd(b, make_epoll, NULL);
     if (os->epoll_fd < 0)
-        return -errno;
-    os->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        return os->epoll_fd;
+    os->nudge_fd = lio_make_fd(b, make_eventfd, NULL);
     if (os->nudge_fd < 0)
-        return -errno;
+        return os->nudge_fd;
     if (b->wake_fd < 0)
         b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (b->wake_fd < 0)
@@ -313,6 +327,7 @@ static int epoll_init(lio_backend *b)
 
 const lio_vtable lio_epoll_vtable = {
     .name = "epoll",
+    .descriptors = 2, /* epoll and the nudge */
     .probe = epoll_probe,
     .init = epoll_init,
     .supports = lio_poller_supports,

@@ -475,6 +475,18 @@ static bool uring_supports(const lio_backend *b, const lio_op *op)
            lio_uring_runs_inline(state, op->opcode);
 }
 
+struct ring_to_open {
+    lio_ring *ring;
+    uint32_t without;
+};
+
+static int open_ring(void *argument)
+{
+    struct ring_to_open *wanted = argument;
+    int error = lio_ring_open(wanted->ring, SQ_ENTRIES, CQ_ENTRIES, wanted->without);
+    return error != 0 ? error : wanted->ring->fd;
+}
+
 static int uring_init(lio_backend *b)
 {
     uring_state *state = calloc(1, sizeof *state);
@@ -482,16 +494,19 @@ static int uring_init(lio_backend *b)
         return -ENOMEM;
     state->bell_fd = -1;
     state->half_closed.fd = -1;
-    int error = lio_ring_open(&state->ring, SQ_ENTRIES, CQ_ENTRIES, b->without);
-    if (error != 0) {
+    struct ring_to_open wanted = {&state->ring, b->without};
+    int fd = lio_make_fd(b, open_ring, &wanted);
+    if (fd < 0) {
         free(state);
-        return error;
+        return fd;
     }
-    error = lio_uring_probe_opcodes(&state->ring, state->offered);
+    state->ring.fd = fd;
+    int error = lio_uring_probe_opcodes(&state->ring, state->offered);
     if (error == 0)
         error = lio_uring_pool_init(&state->pool, b->store.capacity, b->pool_reserve);
     if (error == 0) {
-        b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (b->wake_fd < 0)
+            b->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         error = b->wake_fd < 0 ? -errno : 0;
     }
     if (error != 0) {
@@ -623,6 +638,7 @@ static void uring_close(lio_backend *b, bool forked)
 
 const lio_vtable lio_uring_vtable = {
     .name = "uring",
+    .descriptors = 1,
     .probe = lio_uring_probe,
     .init = uring_init,
     .supports = uring_supports,

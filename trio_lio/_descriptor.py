@@ -341,6 +341,8 @@ class Descriptor:
         if fd < 0 or not self.closefd:
             return
         manager = current_manager()
+        if manager.dormant:
+            manager.begin()
         manager.notify_closing(fd)
         op = manager.take(KIND_OTHER)
         code = lib.lio_py_transfer(manager.handle, op.id, lib.LIO_CLOSE, fd, ffi.NULL, 0, 0)

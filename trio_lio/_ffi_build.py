@@ -15,7 +15,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
-PORTABLE = ["lio.c", "backend.c", "faults.c", "op_store.c", "spin.c"]
+PORTABLE = ["lio.c", "backend.c", "faults.c", "op_store.c", "reserved.c", "spin.c"]
 POSIX = [
     "faults_posix.c",
     "poller.c",

@@ -8,7 +8,6 @@ makes a lio manager for the runs that are meant, and Trio's own for all others.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import socket as stdlib_socket
@@ -23,6 +22,7 @@ import trio
 from . import _faults, _socket, _stream, _trio_compat
 from ._manager import DEFAULT_CAPACITY, LioIOManager, living_managers
 from ._native import (
+    RESOURCE_ERRORS,
     BackendInfo,
     BackendUnavailable,
     backend_names,
@@ -87,8 +87,11 @@ _next_run = _NextRun()
 # -- choosing a backend ----------------------------------------------------------------
 
 
+_known_backends = functools.cache(known_backends)  # of this build
+
+
 def _check_name(name: str, source: str) -> None:
-    if name not in known_backends():
+    if name not in _known_backends():
         raise ValueError(
             f"{source} asks for the backend {name!r}; this build of trio-lio has: "
             f"{', '.join(known_backends())}"
@@ -121,7 +124,11 @@ def _checked(backend: str | None, capacity: int | None, files: bool) -> Settings
         raise TypeError(f"capacity must be an int or None, not {type(capacity).__name__}")
     elif not 1 <= capacity <= 1 << 20:
         raise ValueError(f"capacity must be from 1 to {1 << 20}, not {capacity}")
-    return Settings(backend=backend, capacity=capacity, files=bool(files))
+    return _settings_of(backend, capacity, bool(files))
+
+
+# The same for each run of most programs.
+_settings_of = functools.lru_cache(maxsize=16)(Settings)
 
 
 @functools.lru_cache(maxsize=8)
@@ -132,13 +139,10 @@ def _preferred(without: str) -> tuple[str, str]:
         info = probe(name)
         if info.available:
             return name, "; ".join(reasons)
-        if info.errno in _RESOURCE_ERRORS:
+        if info.errno in RESOURCE_ERRORS:
             raise OSError(info.errno, f"cannot make the {name!r} backend: {info.reason}")
         reasons.append(f"{name}: {info.reason}")
     raise BackendUnavailable("no backend of trio-lio runs here: " + "; ".join(reasons))
-
-
-_RESOURCE_ERRORS = {errno.ENOMEM, errno.ENFILE, errno.EMFILE}
 
 
 def choose(backend: str | None) -> tuple[str, str]:
@@ -149,18 +153,22 @@ def choose(backend: str | None) -> tuple[str, str]:
     return name, f"fallback: {reason}" if reason else "first in order of preference"
 
 
+def _choose_anew() -> tuple[str, str]:
+    _preferred.cache_clear()
+    return choose(None)
+
+
 def _make_lio_manager(wanted: Settings) -> LioIOManager:
     name, reason = choose(wanted.backend)
-    injected = _faults.current()
-    try:
-        return LioIOManager(name, wanted.capacity, reason, injected, wanted.files)
-    except BackendUnavailable:
-        if wanted.backend is not None:
-            raise
-    # It ran when it was tried first: something (a seccomp filter, a sysctl) has come since.
-    _preferred.cache_clear()
-    name, reason = choose(None)
-    return LioIOManager(name, wanted.capacity, reason, injected, wanted.files)
+    return LioIOManager(
+        name,
+        wanted.capacity,
+        reason,
+        _faults.current(),
+        wanted.files,
+        may_be_dormant=True,
+        otherwise=None if wanted.backend is not None else _choose_anew,
+    )
 
 
 def _make_manager() -> Any:
@@ -206,12 +214,23 @@ def _detach(self: Any) -> int:
 _STDLIB = Replaced(stdlib_socket.socket, {"_real_close": _real_close, "detach": _detach})
 
 
+def _watch_stdlib() -> None:
+    """A run is about to adopt sockets: from now on their ends have to be known."""
+    with _lock:
+        if run_module.TheIOManager is LioIOManager:
+            _STDLIB.put_in_place()
+
+
 # What has ours in its place, in this order. `_anyio_stream` and `_anyio_files`
 # add themselves.
 _layers: list[Any] = [
-    *(_socket, _stream.METHODS, _stream.FUNCTIONS, _STDLIB),
+    *(_socket, _stream.METHODS, _stream.FUNCTIONS),
     *_FILE_LAYERS,
 ]
+
+
+LioIOManager.for_new_run = staticmethod(_make_manager)
+LioIOManager.before_adoption = staticmethod(_watch_stdlib)
 
 
 # As with `Replaced`, each step of both looks at what is there.
@@ -221,7 +240,6 @@ def _put_in_place() -> None:
     global _trio_manager
     for layer in _layers:
         layer.put_in_place()
-    LioIOManager.for_new_run = staticmethod(_make_manager)
     if run_module.TheIOManager is not LioIOManager:
         _trio_manager = run_module.TheIOManager
         run_module.TheIOManager = LioIOManager
@@ -230,6 +248,7 @@ def _put_in_place() -> None:
 def _take_away() -> None:
     if run_module.TheIOManager is LioIOManager:
         run_module.TheIOManager = _trio_manager
+    _STDLIB.take_away()
     for layer in reversed(_layers):
         layer.take_away()
 

@@ -29,19 +29,20 @@ import outcome
 import trio
 
 from . import _address, _control
+from ._dormant import Dormant, recall, remember
 from ._faults import FaultCounts, Injected
 from ._flight import value_of
 from ._kevents import Kevents
 from ._native import (
     ETIME,
-    BackendInfo,
-    capability_names,
+    RESOURCE_ERRORS,
     check,
     create,
     ffi,
+    in_use,
     lib,
     os_error,
-    raise_unavailable,
+    unavailable,
 )
 from ._overlapped import PACKET, Overlapped, check_network
 from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
@@ -182,7 +183,8 @@ class Operation:
         manager = self.manager
         if manager.handle is None:  # the run crashed, and its tasks are being collected
             return trio.lowlevel.Abort.SUCCEEDED
-        if lib.lio_cancel(manager.handle, self.id) == 1:
+        code = lib.lio_cancel(manager.handle, self.id)
+        if code == 1 or (code < 0 and manager.take_back(self)):
             # It was still queued: it never happened.
             manager.give_back(self)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -253,7 +255,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class LioIOManager(Overlapped):
+class LioIOManager(Dormant, Overlapped):
     """Trio's I/O manager on a completion backend. One per run.
 
     Trio makes its manager by ``TheIOManager()``, and while trio-lio is in use that name is
@@ -263,8 +265,10 @@ class LioIOManager(Overlapped):
 
     for_new_run: Callable[[], Any]
     """Makes the manager for a run that is just starting; set by `_install`."""
+    before_adoption: Callable[[], None] = staticmethod(lambda: None)
+    """Called before a run can adopt a socket; set by `_install`."""
 
-    def __new__(cls, name: str | None = None, *args: Any) -> Any:
+    def __new__(cls, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
         return cls.for_new_run() if name is None else super().__new__(cls)
 
     def __init__(
@@ -274,32 +278,21 @@ class LioIOManager(Overlapped):
         reason: str = "",
         injected: Injected | None = None,
         files: bool = True,
+        may_be_dormant: bool = False,
+        otherwise: Callable[[], tuple[str, str]] | None = None,
     ) -> None:
+        """``otherwise`` names another backend, and why, where the kernel refuses this one."""
         if name is None:
             return  # for_new_run made it
         check_network()
         if injected is None:
-            handle = create(name)
+            self.handle: Any = create(name)
         else:
-            handle = create(name, injected.settings, injected.seed)
-        code = lib.lio_init(handle, capacity)
-        if code != 0:
-            raise_unavailable(name, code)
-        self.handle: Any = handle
-        self.name = name
-        self.statistics_name = f"lio-{name}"
+            self.handle = create(name, injected.settings, injected.seed)
+        self.capacity = capacity
         self.files = files
         self.thread = threading.get_ident()
-        self.info = BackendInfo(
-            name=name,
-            available=True,
-            reason=reason,
-            capabilities=capability_names(lib.lio_capabilities(handle)),
-        )
-        self.open_overlapped(handle)
-        self.receive_max: int = lib.lio_pool_receive_max(handle)
-        # Faults are laid over operations only.
-        self.large: int = _NEVER_LARGE if injected else _LARGE.get(name, _NEVER_LARGE)
+        self._otherwise = otherwise
         self.operations: list[Operation] = []
         self.free: list[Operation] = []
         self.adopted: dict[int, Adopted] = {}
@@ -307,17 +300,100 @@ class LioIOManager(Overlapped):
         self._unprocessed = False
         self._reschedule: Any = None
         self._kevents: Kevents | None = None
-        self._map_memory()
         self._injected = injected
+        made = recall(name) if may_be_dormant and injected is None else None
+        error = None
+        if made is None:
+            error = self._make(name, reason)
+        elif (code := lib.lio_reserve(self.handle)) < 0:
+            error = unavailable(name, code)
+        else:
+            self.dormant = True
+            self._describe(name, reason, *made)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # a cycle would keep the handle, and what it has open
         if injected is not None:
             injected.begin_run(self._count_faults)
+
+    def _describe(self, name: str, reason: str, capabilities: int, receive_max: int) -> None:
+        self.name = name
+        self.statistics_name = f"lio-{name}"
+        self.info = in_use(name, reason, capabilities)
+        self.receive_max = receive_max
+        # Faults are laid over operations only.
+        self.large = _NEVER_LARGE if self._injected else _LARGE.get(name, _NEVER_LARGE)
+
+    def _make(self, name: str, reason: str) -> Exception | None:
+        """Makes the backend. Where that fails nothing has changed, and it returns why."""
+        self.before_adoption()
+        handle = self.handle
+        code = lib.lio_init(handle, self.capacity)
+        if code < 0 and self._otherwise is not None and -code not in RESOURCE_ERRORS:
+            # It ran when it was tried: something (a seccomp filter, a sysctl) has come since.
+            try:
+                name, reason = self._otherwise()
+            except (OSError, RuntimeError) as exc:
+                return exc
+            check(lib.lio_replace(handle, name.encode()))
+            code = lib.lio_init(handle, self.capacity)
+        if code < 0:
+            return unavailable(name, code)
+        made = lib.lio_capabilities(handle), lib.lio_pool_receive_max(handle)
+        remember(name, *made)
+        self._describe(name, reason, *made)
+        self._map_memory()
+        self.open_overlapped(handle)
         key = id(self)
         living_managers[key] = weakref.ref(self, lambda _: living_managers.pop(key, None))
+        return None
+
+    @trio.lowlevel.enable_ki_protection
+    def begin(self) -> Exception | None:
+        """Makes the backend of a run that is dormant; where that fails it stays so."""
+        error = self._make(self.name, self.info.reason)
+        if error is None:
+            self.dormant = False
+            op, self.early = self.early, None
+            if op is not None:
+                fd = self._wakeup.wakeup_sock.fileno()
+                arguments = (self.handle, op.id, lib.LIO_POLL, fd, ffi.NULL, 0)
+                if lib.lio_py_push(*arguments, lib.LIO_POLL_READ, EXCLUSIVE) < 0:
+                    # For nothing, which is allowed; its next wait has the error.
+                    task = op.task
+                    self.give_back(op)
+                    current_reschedule()(task, 0)
+        return error
+
+    def _get_early_events(self, timeout: float) -> Sequence[int]:
+        """`get_events` of a run that is dormant."""
+        if self.early is None and timeout <= 0:
+            return _NOTHING
+        if threading.get_ident() != self.thread:  # it waits for a guest run, and may not touch
+            return _LOOK if self.look(timeout) else _NOTHING
+        ready = self.look(0)
+        if not ready and self.had_enough(timeout):
+            op = self.early
+            error = self.begin()
+            if error is None:  # somebody may have been woken by that
+                idle = op is None or op.task is not None
+                return self.get_events(timeout) if idle else _LOOK
+            if op is None and timeout > 0:
+                raise error
+            ready = self.look(timeout)
+        if not ready:
+            return _NOTHING
+        op, self.early = self.early, None
+        assert op is not None
+        self._unprocessed = True
+        return [op.id, lib.LIO_POLL_READ, -1, -1]
 
     def _map_memory(self) -> None:
         stats = ffi.new("lio_stats *")
         check(lib.lio_get_stats(self.handle, stats))
-        self.capacity: int = stats.capacity
+        self.capacity = stats.capacity
         base = ffi.new("void **")
         size = ffi.new("size_t *")
         check(lib.lio_pool(self.handle, base, size))
@@ -337,6 +413,8 @@ class LioIOManager(Overlapped):
         if count > 0:
             self._unprocessed = True
             return self._records[: count * 4].tolist()
+        if self.dormant:
+            return self._get_early_events(timeout)
         if threading.get_ident() == self.thread:
             check(count, " while waiting for completions")
         # A guest run waits in a thread of Trio's. It may look, but not touch.
@@ -389,8 +467,8 @@ class LioIOManager(Overlapped):
     def force_wakeup(self) -> None:
         """Ends a wait, now or the next one. Any thread, any signal handler."""
         handle = self.handle
-        if handle is not None:
-            lib.lio_wake(handle)
+        if handle is not None and lib.lio_wake(handle) == -errno.ENXIO:
+            self.wake_early()
 
     def statistics(self) -> LioStatistics:
         reading = writing = 0
@@ -406,18 +484,18 @@ class LioIOManager(Overlapped):
             backend=self.statistics_name,
             tasks_waiting_read=reading,
             tasks_waiting_write=writing,
-            operations_in_flight=stats.in_flight,
+            operations_in_flight=stats.in_flight + (self.early is not None),
             operations_pushed=stats.pushed,
             operations_completed=stats.completed,
             operations_cancelled=stats.cancelled,
             batches=stats.waits,
             largest_batch=stats.largest_batch,
-            syscalls=stats.syscalls,
+            syscalls=stats.syscalls + self.looks,
             overflows=stats.overflow,
             wakeups=stats.wakeups,
             spins=stats.spins,
             spin_hits=stats.spin_hits,
-            capacity=stats.capacity,
+            capacity=self.capacity,
             faults=None if self._injected is None else FaultCounts.of(stats),
             tasks_waiting_kevent=kevent_tasks,
             monitors=monitors,
@@ -437,8 +515,9 @@ class LioIOManager(Overlapped):
             last = self.statistics()
         if self._injected is not None:
             self._injected.end_run(self._count_faults)
-        self.pool.release()
-        self._records.release()
+        if not self.dormant:
+            self.pool.release()
+            self._records.release()
         # From another thread (an abandoned guest run that is collected there) this is
         # refused, and the handle leaks rather than being pulled from under the kernel.
         lib.lio_close(handle)
@@ -483,6 +562,12 @@ class LioIOManager(Overlapped):
 
     def push_again(self, op: Operation, code: int, push: Callable[[], int]) -> Any:
         """After a push that answered ``code`` < 0: makes room and tries again."""
+        if self.dormant:
+            error = self.begin()
+            if error is not None:
+                self.give_back(op)
+                return Refused(error)
+            code = push()
         while code == -errno.ENOBUFS:
             code = self.grow() or push()
         turns = 0
@@ -630,6 +715,11 @@ class LioIOManager(Overlapped):
 
     @trio.lowlevel.enable_ki_protection
     async def wait_readable(self, fd: int | Any) -> None:
+        if self.dormant and self.is_own_wakeup(fd):
+            result = await self.wait_early(self.take(KIND_POLL_READ))
+            if type(result) is not int:
+                result.unwrap()
+            return
         await self._wait(fd, KIND_POLL_READ, lib.LIO_POLL_READ)
 
     @trio.lowlevel.enable_ki_protection
@@ -640,7 +730,7 @@ class LioIOManager(Overlapped):
     def notify_closing(self, fd: int | Any) -> None:
         if not isinstance(fd, int):
             fd = fd.fileno()
-        if fd < 0 or self.handle is None:
+        if fd < 0 or self.handle is None or self.dormant:
             return
         if self._kevents is not None:
             self._kevents.notify_closing(fd)
@@ -690,7 +780,9 @@ class LioIOManager(Overlapped):
         if type(sock) is not stdlib_socket.socket:
             return False  # somebody's stand-in: only its own methods are right
         fd = sock.fileno()
-        if fd < 0 or lib.lio_adopt(self.handle, fd) < 0:
+        if fd < 0 or (self.dormant and self.begin() is not None):
+            return False
+        if lib.lio_adopt(self.handle, fd) < 0:
             return False
         self.adopted[fd] = Adopted(sock, self)
         return True

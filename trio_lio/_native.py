@@ -19,6 +19,7 @@ from ._lio import ffi, lib
 
 __all__ = [
     "ETIME",
+    "RESOURCE_ERRORS",
     "BackendClosed",
     "BackendInfo",
     "BackendUnavailable",
@@ -32,11 +33,14 @@ __all__ = [
     "check",
     "create",
     "ffi",
+    "in_use",
     "known_backends",
     "lib",
     "os_error",
     "probe",
     "raise_contract_error",
+    "raise_unavailable",
+    "unavailable",
 ]
 
 # To receive 64 KiB is to allocate as much. glibc returns freed memory of that size to the
@@ -47,6 +51,10 @@ bytes(1 << 20)
 
 ETIME: Final = int(getattr(errno, "ETIME", errno.ETIMEDOUT))
 """What an operation that is a time-out ends with (LIO_ETIME)."""
+
+
+RESOURCE_ERRORS: Final = frozenset({errno.ENOMEM, errno.ENFILE, errno.EMFILE})
+"""Something ran out: no reason to take another backend."""
 
 
 class ContractError(RuntimeError):
@@ -87,9 +95,8 @@ class BackendInfo:
     """The kernel's error number when it is not available, 0 otherwise."""
 
 
-def _spin_us() -> int:
+def _spin_us(text: str) -> int:
     """What ``TRIO_LIO_SPIN`` asks for, as lio_options has it."""
-    text = os.environ.get("TRIO_LIO_SPIN", "")
     try:
         asked = int(text or lib.LIO_SPIN_US)
     except ValueError:
@@ -104,10 +111,25 @@ def _spin_us() -> int:
 
 def _options(faults: Faults | None = None, seed: int = 0, virtual_time: bool = False) -> Any:
     without = os.environ.get("TRIO_LIO_URING_WITHOUT", "")
+    spin = os.environ.get("TRIO_LIO_SPIN", "")
+    if faults is None and seed == 0 and not virtual_time:
+        return _plain_options(without, spin)
+    return _make_options(without, spin, faults, seed, virtual_time)
+
+
+@functools.lru_cache(maxsize=4)
+def _plain_options(without: str, spin: str) -> Any:
+    """Those of nearly all runs. The core only reads them."""
+    return _make_options(without, spin, None, 0, False)
+
+
+def _make_options(
+    without: str, spin: str, faults: Faults | None, seed: int, virtual_time: bool
+) -> Any:
     text = ffi.new("char[]", without.encode())
     options = ffi.new("lio_options *")
     options.without = text
-    options.spin_us = _spin_us()
+    options.spin_us = _spin_us(spin)
     options.seed = seed
     options.virtual_time = virtual_time
     native = None
@@ -153,6 +175,14 @@ def _all_capabilities() -> tuple[str, ...]:
 @functools.lru_cache(maxsize=16)
 def capability_names(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(_all_capabilities()) if bits >> bit & 1)
+
+
+@functools.lru_cache(maxsize=16)
+def in_use(name: str, reason: str, bits: int) -> BackendInfo:
+    """What `trio_lio.current_backend` says of a backend with these capabilities."""
+    return BackendInfo(
+        name=name, available=True, reason=reason, capabilities=capability_names(bits)
+    )
 
 
 @functools.cache
@@ -220,7 +250,8 @@ def create(
       BackendUnavailable: the kernel does not offer it; the message says why.
       OSError: a resource (descriptors, memory) ran out.
     """
-    seed = sim_seed() if seed is None else seed
+    if seed is None:
+        seed = sim_seed() if name == "sim" else 0
     options, _keep = _options(faults, seed, virtual_time)
     out = ffi.new("lio_backend **")
     code = lib.lio_create(name.encode(), options, out)
@@ -231,15 +262,20 @@ def create(
     return ffi.gc(out[0], lib.lio_destroy)
 
 
-def raise_unavailable(name: str, code: int) -> NoReturn:
-    """Says why a backend could not be made: ``code`` is a negative errno."""
-    if -code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        raise OSError(-code, f"cannot make the {name!r} backend: {os.strerror(-code)}")
+def unavailable(name: str, code: int) -> Exception:
+    """Why a backend could not be made: ``code`` is a negative errno."""
+    if -code in RESOURCE_ERRORS:
+        return OSError(-code, f"cannot make the {name!r} backend: {os.strerror(-code)}")
     info = probe(name)
     reason = info.reason or os.strerror(-code)
     others = [b.name for b in available_backends() if b.available and b.name != name]
     remedy = f"; available here: {', '.join(others)}" if others else ""
-    raise BackendUnavailable(f"the backend {name!r} cannot run here: {reason}{remedy}")
+    return BackendUnavailable(f"the backend {name!r} cannot run here: {reason}{remedy}")
+
+
+def raise_unavailable(name: str, code: int) -> NoReturn:
+    """Raises what `unavailable` says."""
+    raise unavailable(name, code)
 
 
 def os_error(number: int, detail: int = 0, *paths: str) -> OSError:

@@ -7,6 +7,8 @@ What is used, and why no public name would do:
 ``trio._core._run.GLOBAL_RUN_CONTEXT``
     ``.runner.io_manager`` and ``.task``: whose turn it is, without the cost of the public
     functions. ``runner.reschedule`` as in `trio.lowlevel.reschedule`, bound once a run.
+    ``runner.entry_queue.wakeup`` with its ``wakeup_sock`` and
+    ``wakeup_thread_and_signal_safe``: what Trio waits for in every run.
 ``trio._core._traps.WaitTaskRescheduled``
     the message by which a task parks; one is kept per operation and used again.
 ``trio._socket._SocketType``, ``trio.SocketStream``
@@ -58,8 +60,10 @@ try:
     import trio._file_io
     import trio._highlevel_socket
     import trio._socket
+    from trio._core._entry_queue import EntryQueue
     from trio._core._run import GLOBAL_RUN_CONTEXT
     from trio._core._traps import CancelShieldedCheckpoint, WaitTaskRescheduled
+    from trio._core._wakeup_socketpair import WakeupSocketpair
     from trio._file_io import AsyncIOWrapper as _AsyncIOWrapper
     from trio._highlevel_socket import DEFAULT_RECEIVE_SIZE
     from trio._socket import _SocketType
@@ -107,6 +111,7 @@ __all__ = [
     "io_windows",
     "let_others_run",
     "must_not_begin",
+    "own_wakeup",
     "run_context",
     "run_module",
     "socket_module",
@@ -156,6 +161,16 @@ def _check_files() -> None:
     _check_methods(FdStream, _FD_STREAM_METHODS)
 
 
+def _check_wakeup() -> None:
+    for owner, name in (run_module.Runner, "entry_queue"), (EntryQueue, "wakeup"):
+        if name not in inspect.signature(owner).parameters:
+            raise _refuse(f"{owner.__name__}.{name} is gone")
+    if "wakeup_sock" not in WakeupSocketpair.wait_woken.__code__.co_names:
+        raise _refuse("WakeupSocketpair.wakeup_sock is gone")
+    if not hasattr(WakeupSocketpair, "wakeup_thread_and_signal_safe"):
+        raise _refuse("WakeupSocketpair.wakeup_thread_and_signal_safe is gone")
+
+
 @functools.cache
 def check() -> None:
     """Raises `TrioIncompatible` unless all that is used is there, in the shape expected."""
@@ -166,6 +181,7 @@ def check() -> None:
         inspect.signature(run_module.Runner).parameters
     ) | {"tasks"}:
         raise _refuse("Runner no longer takes an io_manager")
+    _check_wakeup()
     if list(inspect.signature(run_module.Runner.reschedule).parameters)[:3] != [
         "self",
         "task",
@@ -193,6 +209,11 @@ def check() -> None:
 def in_run() -> bool:
     """Whether this thread is in a Trio run. (``trio.lowlevel.in_trio_run`` is new in 0.28.)"""
     return hasattr(run_context, "runner")
+
+
+def own_wakeup() -> Any:
+    """What Trio waits for in the run that this thread is in: its ``WakeupSocketpair``."""
+    return run_context.runner.entry_queue.wakeup
 
 
 def current_reschedule() -> Any:

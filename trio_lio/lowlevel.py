@@ -17,6 +17,7 @@ Descriptors that `accept`, `socket` and `openat` bring are the caller's to close
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec
 
@@ -76,6 +77,9 @@ def close_fd(fd: int) -> None:
       OSError: it was closed before (EBADF).
     """
     manager = _manager()
+    if manager.dormant:  # nothing to settle
+        os.close(fd)
+        return
     manager.notify_closing(fd)
     check(lib.lio_close_fd(manager.handle, fd), f": descriptor {fd}")
 

@@ -614,6 +614,92 @@ static void test_phases(void)
     lio_destroy(b);
 }
 
+/* The handle stays, what was asked for stays, and what the first one had left is gone. */
+static void test_replaced_before_it_begins(void)
+{
+    const lio_options options = {
+        .without = variant->without, .faults = variant->faults, .seed = 7};
+    const lio_completion *records;
+    const lio_op nop = {.opcode = LIO_NOP};
+    int before_fds = count_fds();
+    lio_backend *b = NULL, *same = NULL;
+    MUST(lio_create("sim", &options, &b) == 0);
+    MUST(lio_create(variant->backend, &options, &same) == 0);
+    MUST(lio_init(same, 8) == 0);
+    CHECK_EQ(lio_replace(b, "none"), -ENOENT);
+    CHECK_EQ(lio_replace(b, NULL), -EINVAL);
+    CHECK_EQ(lio_replace(NULL, "sim"), -EINVAL);
+    CHECK(strcmp(lio_name(b), "sim") == 0);
+    CHECK_EQ(lio_replace(b, variant->backend), 0);
+    CHECK(strcmp(lio_name(b), variant->backend) == 0);
+    CHECK_EQ(lio_init(b, 8), 0);
+    CHECK_EQ(lio_capabilities(b), lio_capabilities(same));
+    CHECK_EQ(lio_replace(b, "sim"), -EALREADY);
+    int done = 0;
+    for (uint64_t id = 1; id <= 100; id++) {
+        CHECK_EQ(lio_push(b, id, &nop), 0);
+        for (int count = 0; count == 0 || records[0].id != id;)
+            MUST((count = lio_wait(b, 5 * SECOND, &records)) > 0);
+        done++;
+    }
+    CHECK_EQ(done, 100);
+    lio_stats stats;
+    CHECK_EQ(lio_get_stats(b, &stats), 0);
+    CHECK_EQ(stats.delays != 0, variant->faults != NULL); /* they are over it, too */
+    CHECK_EQ(lio_close(b), 0);
+    CHECK_EQ(lio_replace(b, "sim"), -ESHUTDOWN);
+    lio_destroy(b);
+    lio_destroy(same);
+    CHECK_EQ(count_fds(), before_fds);
+}
+
+#if defined(__linux__)
+/* The numbers of a backend that comes late are those that were taken at the beginning. */
+static void test_reserved_numbers(void)
+{
+    const lio_options options = {
+        .without = variant->without, .faults = variant->faults, .seed = 7};
+    int before_fds = count_fds();
+    lio_backend *b = NULL;
+    MUST(lio_create(variant->backend, &options, &b) == 0);
+    CHECK_EQ(lio_reserve(NULL), -EINVAL);
+    if (b->vtable->descriptors == 0) {
+        CHECK_EQ(lio_reserve(b), -ENOTSUP);
+        lio_destroy(b);
+        return;
+    }
+    CHECK_EQ(lio_reserve(b), 0);
+    CHECK_EQ(lio_reserve(b), 0);
+    int taken = count_fds();
+    CHECK_EQ(taken, before_fds + 1 + b->vtable->descriptors);
+    lio_destroy(b); /* was never initialised */
+    CHECK_EQ(count_fds(), before_fds);
+
+    int low[4];
+    for (int i = 0; i < 4; i++)
+        MUST((low[i] = dup(1)) >= 0);
+    MUST(lio_create(variant->backend, &options, &b) == 0);
+    CHECK_EQ(lio_reserve(b), 0);
+    for (int i = 0; i < 4; i++)
+        close(low[i]);
+    CHECK_EQ(lio_init(b, 8), 0);
+    CHECK_EQ(count_fds(), taken);
+    for (int i = 0; i < 4; i++)
+        CHECK(fcntl(low[i], F_GETFD) < 0);
+    CHECK_EQ(lio_reserve(b), -EALREADY);
+    const lio_completion *records;
+    const lio_op nop = {.opcode = LIO_NOP};
+    CHECK_EQ(lio_push(b, 1, &nop), 0);
+    CHECK_EQ(lio_wait(b, 5 * SECOND, &records) > 0, 1);
+    CHECK_EQ(lio_wake(b), 0);
+    CHECK_EQ(lio_wait(b, 5 * SECOND, &records) > 0, 1);
+    CHECK_EQ(lio_close(b), 0);
+    CHECK_EQ(lio_reserve(b), -ESHUTDOWN);
+    lio_destroy(b);
+    CHECK_EQ(count_fds(), before_fds);
+}
+#endif
+
 static void in_child(harness *h, int fd)
 {
     int before = check_failures;
@@ -680,6 +766,10 @@ static const check_test tests[] = {
     TEST(test_refusals),
     TEST(test_wrong_thread),
     TEST(test_phases),
+    TEST(test_replaced_before_it_begins),
+#if defined(__linux__)
+    TEST(test_reserved_numbers),
+#endif
     TEST(test_fork),
 };
 
