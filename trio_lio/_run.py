@@ -13,7 +13,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from . import _manager
+from . import _statistics
 from ._install import install
 from ._native import BackendUnavailable
 from ._trio_compat import TrioIncompatible
@@ -21,7 +21,7 @@ from ._trio_compat import TrioIncompatible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._manager import LioStatistics
+    from ._statistics import LioStatistics
 
 _SUMS = (
     "operations_pushed",
@@ -43,7 +43,7 @@ class _Counters:
     def __init__(self) -> None:
         self.runs: list[LioStatistics] = []
         self.pid = os.getpid()
-        _manager.add_close_listener(self.runs.append)
+        _statistics.add_close_listener(self.runs.append)
         # After the program's own last words, however it ends.
         atexit.register(self.print)
 

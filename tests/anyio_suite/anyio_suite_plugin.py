@@ -28,12 +28,12 @@ runs: list[Any] = []
 
 if BACKEND != "stock":
     import trio_lio
-    from trio_lio import _manager
+    from trio_lio import _statistics
     from trio_lio._anyio_backend import TrioLioBackend
 
     eventloop.loaded_backends["trio"] = TrioLioBackend
     trio_lio.install(BACKEND)  # for the tests that call trio.run
-    _manager.add_close_listener(runs.append)
+    _statistics.add_close_listener(runs.append)
 
 
 def pytest_report_header() -> str:

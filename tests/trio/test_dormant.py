@@ -18,7 +18,8 @@ import trio.testing
 
 import trio_lio
 from trio_lio import _dormant
-from trio_lio._manager import LioIOManager, add_close_listener, remove_close_listener
+from trio_lio._manager import LioIOManager
+from trio_lio._statistics import add_close_listener, remove_close_listener
 
 from ..common import open_fds
 from .conftest import VARIANTS
