@@ -120,8 +120,7 @@ static int epoll_open(lio_backend *b, lio_os **os)
         close_all(fresh);
         return error;
     }
-    b->capabilities |= LIO_CAP_EDGE_TRIGGERED;
-    b->capabilities |= LIO_CAP_FILE_POOL & ~b->without;
+    b->capabilities |= (LIO_CAP_EDGE_TRIGGERED | LIO_CAP_FILE_POOL) & ~b->without;
     fresh->pwait2 = !(b->without & LIO_CAP_PWAIT2) &&
                     pwait2(fresh->epoll_fd, fresh->events, LIO_EVENT_MAX, 0) >= 0;
     if (fresh->pwait2)
@@ -282,9 +281,7 @@ static void try_waiting(int epoll_fd, uint32_t without, lio_probe_result *result
     }
     if (!(without & LIO_CAP_PWAIT2) && pwait2(epoll_fd, &event, 1, 1) == 0)
         result->capabilities |= LIO_CAP_PWAIT2;
-    result->capabilities |= LIO_CAP_EDGE_TRIGGERED;
-    if (!(without & LIO_CAP_FILE_POOL))
-        result->capabilities |= LIO_CAP_FILE_POOL;
+    result->capabilities |= (LIO_CAP_EDGE_TRIGGERED | LIO_CAP_FILE_POOL) & ~without;
 }
 
 static void epoll_probe(uint32_t without, lio_probe_result *result)

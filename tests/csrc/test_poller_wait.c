@@ -66,6 +66,27 @@ static void test_time_out_is_exact(void)
     }
 }
 
+/* What it is told to do without it does not have, from the probe on. */
+static void test_doing_without(void)
+{
+    const struct {
+        const char *name;
+        uint32_t bit;
+    } each[] = {{"edge_triggered", LIO_CAP_EDGE_TRIGGERED},
+                {"file_pool", LIO_CAP_FILE_POOL},
+                {"pwait2", LIO_CAP_PWAIT2}};
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+        const lio_options options = {.without = each[i].name};
+        lio_probe_result found;
+        CHECK_EQ(lio_probe("epoll", &options, &found), 0);
+        CHECK_EQ(found.error, 0);
+        CHECK_EQ(found.capabilities & each[i].bit, 0);
+        harness *h = harness_open("epoll", each[i].name, 16);
+        CHECK_EQ(lio_capabilities(h->b) & each[i].bit, 0);
+        harness_close(h);
+    }
+}
+
 /* -- waking ------------------------------------------------------------------------ */
 
 static void *wake_soon(void *argument)
@@ -229,6 +250,7 @@ static void test_fork(void)
 }
 
 static const check_test tests[] = {
+    TEST(test_doing_without),
     TEST(test_timers),
     TEST(test_time_out_is_exact),
     TEST(test_wake),
