@@ -414,8 +414,12 @@ class LioIOManager(Dormant, Overlapped):
     def force_wakeup(self) -> None:
         """Ends a wait, now or the next one. Any thread, any signal handler."""
         handle = self.handle
-        if handle is not None and lib.lio_wake(handle) == -errno.ENXIO:
+        if handle is None:
+            return
+        if self.dormant:  # or was, just now: what that writes to ends a wait of any kind
             self.wake_early()
+        else:
+            lib.lio_wake(handle)
 
     def statistics(self) -> LioStatistics:
         reading = writing = 0
@@ -424,7 +428,8 @@ class LioIOManager(Dormant, Overlapped):
                 reading += op.kind < KIND_WRITE
                 writing += KIND_WRITE <= op.kind < KIND_OTHER
         stats = ffi.new("lio_stats *")
-        check(lib.lio_get_stats(self.handle, stats))
+        if not self.dormant:
+            check(lib.lio_get_stats(self.handle, stats))
         kevent_tasks, monitors = self._kevents.statistics() if self._kevents else (0, 0)
         return LioStatistics(
             **self.overlapped_statistics(),
@@ -465,9 +470,10 @@ class LioIOManager(Dormant, Overlapped):
         if not self.dormant:
             self.pool.release()
             self._records.release()
-        # From another thread (an abandoned guest run that is collected there) this is
-        # refused, and the handle leaks rather than being pulled from under the kernel.
-        lib.lio_close(handle)
+            # From another thread (an abandoned guest run that is collected there) this is
+            # refused, and the handle leaks rather than being pulled from under the kernel. One
+            # that was never initialised may be gone already, in whatever order garbage goes.
+            lib.lio_close(handle)
         self.handle = None
         if self._kevents is not None:
             self._kevents.close()
