@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
@@ -61,7 +63,32 @@ class BuildExtension(build_ext):
         return None
 
 
+# As that of the core: set by the sanitizer sessions, and then assertions are on.
+extra = os.environ.get("TRIO_LIO_CFLAGS", "").split()
+strict = "-std=c11 -fvisibility=hidden -Wall -Wextra".split()
+if extra:
+    strict.append("-Werror")
+
+# It uses the stable ABI, which CPython without its lock does not have; for what else has no
+# such module, see trio_lio/_inner.py.
+fast = Extension(
+    "trio_lio._fast",
+    ["csrc/python/fast.c"],
+    include_dirs=["csrc"],
+    depends=["csrc/lio.h"],
+    extra_compile_args=[
+        *([] if sys.platform == "win32" else strict),
+        *(extra or ["-DNDEBUG"]),
+    ],
+    extra_link_args=extra,
+    py_limited_api=True,
+)
+has_fast = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
+    "Py_GIL_DISABLED"
+)
+
 setup(
+    ext_modules=[fast] if has_fast else [],
     cffi_modules=["trio_lio/_ffi_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildExtension},
 )

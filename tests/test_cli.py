@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import trio_lio
+from trio_lio import _inner
 
 ROOT = Path(trio_lio.__file__).resolve().parent.parent
 BACKENDS = [info.name for info in trio_lio.available_backends() if info.available]
@@ -75,6 +76,7 @@ def test_doctor_as_json(tmp_path: Path) -> None:
     assert found["chosen"] == next(info.name for info in infos if info.available)
     assert [b["name"] for b in found["backends"]] == [info.name for info in infos]
     assert found["versions"]["trio-lio"] == trio_lio.__version__
+    assert found["versions"]["hot path"] == ("C" if _inner.fast else "Python")
     for backend in found["backends"]:
         assert backend["available"] or backend["reason"]
         assert not set(backend["capabilities"]) & set(backend["absent"])

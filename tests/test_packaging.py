@@ -15,6 +15,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+HAS_FAST = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
+    "Py_GIL_DISABLED"
+)
+
 pytest.importorskip("setuptools.build_meta", reason="builds without isolation")
 if not (ROOT / "setup.py").exists():
     pytest.skip("needs the source tree", allow_module_level=True)
@@ -89,7 +93,9 @@ def test_sdist_has_all_sources(sdist: Path) -> None:
 def test_wheel_has_what_it_needs_and_no_more(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     code = {name for name in names if name.startswith("trio_lio/")}
-    assert {"trio_lio/py.typed", "trio_lio/_lio.pyi", "trio_lio/_lio.abi3.so"} <= code
+    stubs = {f"trio_lio/{path.name}" for path in (ROOT / "trio_lio").glob("*.pyi")}
+    assert {"trio_lio/py.typed", "trio_lio/_lio.abi3.so", *stubs} <= code
+    assert ("trio_lio/_fast.abi3.so" in code) == HAS_FAST
     assert {f"trio_lio/{path.name}" for path in (ROOT / "trio_lio").glob("*.py")} <= code
     info = {name.partition("/")[0] for name in names} - {"trio_lio"}
     assert len(info) == 1

@@ -315,7 +315,7 @@ class Windows:
     # -- building
 
     def build(self) -> None:
-        """Our package, with its extension, into the site-packages."""
+        """Our package, with its extensions, into the site-packages."""
         settings = build_settings()
         how = settings.settings("win32")
         place = self.packages / "trio_lio"
@@ -334,6 +334,11 @@ class Windows:
                 *(f"-l{name}" for name in settings.WINDOWS_LIBRARIES),
                 *("-o", place / "_lio.cp312-win_amd64.pyd"),
             )
+        compile_windows(
+            *("-shared", "-Wno-missing-prototypes", f"-I{self.include}", f"-I{ROOT / 'csrc'}"),
+            *(ROOT / "csrc" / "python" / "fast.c", self.python / "python312.dll"),
+            *("-o", place / "_fast.cp312-win_amd64.pyd"),
+        )
 
     def build_ctests(self) -> list[Path]:
         settings = build_settings()

@@ -15,10 +15,12 @@ import trio
 
 from . import _install
 from ._anyio_compat import EndOfStream, SocketStream, check
-from ._manager import KIND_RECEIVE, KIND_SEND_ALL
+from ._inner import fast
+from ._kinds import KIND_RECEIVE, KIND_SEND_ALL
+from ._manager import LARGE_MIN
 from ._native import ffi, lib
 from ._replaced import Replaced
-from ._socket import LARGE_FOR, manager_of, receive_in_place
+from ._socket import manager_of, note_large, receive_in_place
 from ._trio_compat import SocketType, run_context
 
 _receive, _send = lib.lio_py_receive, lib.lio_py_send_all
@@ -27,7 +29,7 @@ _SIZE_MAX = 0x7FFFFFFF
 
 
 @trio.lowlevel.enable_ki_protection
-async def receive(self: Any, max_bytes: int = 65536) -> bytes:
+async def plain_receive(self: Any, max_bytes: int = 65536) -> bytes:
     sock = self._trio_socket
     guard = self._receive_guard
     manager = manager_of(sock) if type(sock) is SocketType else None
@@ -57,8 +59,8 @@ async def receive(self: Any, max_bytes: int = 65536) -> bytes:
             result = await op
             if type(result) is not bytes:
                 result.unwrap()
-            if len(result) >= manager.large and sock._sock.type == _STREAM:
-                sock._lio_large = LARGE_FOR
+            if len(result) >= LARGE_MIN:
+                note_large(sock, len(result))
     except BaseException as exc:
         self._convert_socket_error(exc)
     finally:
@@ -69,7 +71,7 @@ async def receive(self: Any, max_bytes: int = 65536) -> bytes:
 
 
 @trio.lowlevel.enable_ki_protection
-async def send(self: Any, item: bytes | bytearray) -> None:
+async def plain_send(self: Any, item: bytes | bytearray) -> None:
     sock = self._trio_socket
     guard = self._send_guard
     manager = manager_of(sock) if type(sock) is SocketType else None
@@ -104,6 +106,51 @@ async def send(self: Any, item: bytes | bytearray) -> None:
         self._convert_socket_error(exc)
     finally:
         guard._guarded = False
+
+
+receive, send = plain_receive, plain_send
+
+if fast is not None:
+    _begin_receive, _begin_send_all = fast.begin_receive, fast.begin_send_all
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive(self: Any, max_bytes: int = 65536) -> bytes:
+        sock = self._trio_socket
+        guard = self._receive_guard
+        usual = not guard._guarded and max_bytes is not None
+        op = _begin_receive(sock, max_bytes) if usual else None
+        if op is None:
+            return await plain_receive(self, max_bytes)
+        guard._guarded = True
+        try:
+            result = await op
+            if type(result) is not bytes:
+                result.unwrap()
+            if len(result) >= LARGE_MIN:
+                note_large(sock, len(result))
+        except BaseException as exc:
+            self._convert_socket_error(exc)
+        finally:
+            guard._guarded = False
+        if result:
+            return result  # type: ignore[no-any-return]
+        raise EndOfStream
+
+    @trio.lowlevel.enable_ki_protection
+    async def send(self: Any, item: bytes | bytearray) -> None:
+        guard = self._send_guard
+        op = None if guard._guarded else _begin_send_all(self._trio_socket, item, None)
+        if op is None:
+            return await plain_send(self, item)
+        guard._guarded = True
+        try:
+            result = await op
+            if type(result) is not int:
+                result.unwrap()
+        except BaseException as exc:
+            self._convert_socket_error(exc)
+        finally:
+            guard._guarded = False
 
 
 check()

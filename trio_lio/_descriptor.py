@@ -21,14 +21,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._flight import new_unset, unset_bytes
-from ._manager import (
-    KIND_OTHER,
-    KIND_RECEIVE_INTO,
-    KIND_RECEIVE_OWN,
-    KIND_WRITE,
-    Operation,
-    current_manager,
-)
+from ._kinds import KIND_OTHER, KIND_RECEIVE_INTO, KIND_RECEIVE_OWN, KIND_WRITE
+from ._manager import Operation, current_manager
 from ._native import ffi, lib
 from ._op import LENGTH_MAX
 from ._trio_compat import (

@@ -14,13 +14,14 @@ import trio
 
 from . import __version__, _trio_compat
 from ._console import print_table
+from ._inner import fast
 from ._install import choose
 from ._native import BackendInfo, available_backends, capability_names
 
 # What the poller asks of a kernel; everything else is asked of io_uring.
 _POLLER = frozenset({"edge_triggered", "file_pool", "pwait2"})
 _ALL = capability_names(~0)
-_VARIABLES = ("TRIO_LIO_BACKEND", "TRIO_LIO_URING_WITHOUT")
+_VARIABLES = ("TRIO_LIO_BACKEND", "TRIO_LIO_FAST", "TRIO_LIO_URING_WITHOUT")
 
 
 @attrs.frozen
@@ -72,6 +73,7 @@ def _versions() -> dict[str, str]:
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "Trio": trio.__version__,
         "cffi": importlib.metadata.version("cffi"),
+        "hot path": "Python" if fast is None else "C",
         "kernel": f"{platform.system()} {platform.release()} ({platform.machine()})",
     }
 

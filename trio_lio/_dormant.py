@@ -63,6 +63,8 @@ class Dormant:
     pool: Any = None  # nothing can have been received
     early: Operation | None = None
     """Waits for Trio's wake-up socket."""
+    early_done: Operation | None = None
+    """Has waited for it, and `process_events` was not called yet."""
     looks = 0
     """Calls of poll(2)."""
     _wakeup: Any = None

@@ -15,7 +15,8 @@ import trio
 
 from ._descriptor import COPIED_MAX, Descriptor, exported, size_argument
 from ._flight import new_unset
-from ._manager import KIND_RECEIVE_OWN, current_manager
+from ._kinds import KIND_RECEIVE_OWN
+from ._manager import current_manager
 from ._native import ffi, lib
 from ._trio_compat import AsyncIOWrapper, let_others_run, must_not_begin, run_context
 

@@ -31,7 +31,25 @@ from . import _address, _control
 from ._dormant import Dormant, recall, remember
 from ._faults import FaultCounts, Injected
 from ._flight import value_of
+from ._inner import ManagerBase, OperationBase
 from ._kevents import Kevents
+from ._kinds import (
+    KIND_ACCEPT,
+    KIND_ANY,
+    KIND_KEVENTS,
+    KIND_OTHER,
+    KIND_POLL_READ,
+    KIND_POLL_WRITE,
+    KIND_RECEIVE,
+    KIND_RECEIVE_FROM_INTO,
+    KIND_RECEIVE_FROM_OWN,
+    KIND_RECEIVE_INTO,
+    KIND_RECEIVE_MESSAGE,
+    KIND_RECEIVE_MESSAGE_INTO,
+    KIND_RECEIVE_OWN,
+    KIND_SEND_ALL,
+    KIND_WRITE,
+)
 from ._native import (
     ETIME,
     RESOURCE_ERRORS,
@@ -48,30 +66,9 @@ from ._statistics import LioStatistics, close_listeners
 from ._trio_compat import WaitTaskRescheduled, current_reschedule, run_context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from typing_extensions import Self
 
 DEFAULT_CAPACITY = 256
-
-# What becomes of a completion. Kinds below KIND_WRITE count as waiting to read.
-KIND_RECEIVE = 0  # bytes, from the pool
-KIND_RECEIVE_OWN = 1  # bytes, from a buffer of the operation's own
-KIND_RECEIVE_INTO = 2  # int
-KIND_RECEIVE_FROM = 3  # (bytes, address)
-KIND_RECEIVE_FROM_OWN = 4
-KIND_RECEIVE_FROM_INTO = 5  # (int, address)
-KIND_RECEIVE_MESSAGE = 6  # (bytes, ancillary data, flags, address)
-KIND_RECEIVE_MESSAGE_OWN = 7
-KIND_RECEIVE_MESSAGE_INTO = 8  # (int, ancillary data, flags, address)
-KIND_ACCEPT = 9  # (stdlib socket, address)
-KIND_POLL_READ = 10
-KIND_WRITE = 11  # int
-KIND_SEND_ALL = 12  # int; all of it or an error
-KIND_POLL_WRITE = 13
-KIND_OTHER = 14  # int; waits neither to read nor to write
-KIND_ANY = 15  # what `Op` says of it
-KIND_KEVENTS = 16  # of no task's: the kqueue that programs use has events
 
 # Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
 EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
@@ -85,32 +82,36 @@ _type_of = vars(_socket.socket)["type"].__get__
 # copy more, and a system call less.
 _LARGE = {"uring": 32768, "epoll": 16384, "kqueue": 16384}
 _NEVER_LARGE = 1 << 62
+LARGE_MIN = min(_LARGE.values())
 
 _MSG_HEAD = struct.Struct("=IIII")  # lio_msg: addr_len, control_len, flags, reserved
 
 # A kernel with a full queue takes an operation later, and one under load cancels later.
 _TURNS_FOR_OTHERS = 8
 
-# get_events answers this when another thread waited: the owner has to look for itself.
-_LOOK: list[int] = [-1]
-_wait = lib.lio_py_wait
-_NOTHING: tuple[()] = ()
+# What get_events answers, besides a number of records.
+_NOTHING = 0
+_LOOK = ("another thread has waited: the owner has to look for itself",)
+_EARLY = ("the wake-up socket is readable, in a run without a backend",)
 
 
-class Operation:
+def _parked() -> Generator[None, None, None]:
+    """What a task that waits for an operation seems to stand in."""
+    yield
+
+
+_PARKED: Any = _parked()
+
+
+class Operation(OperationBase):
     """One operation's Python side, used again and again: ``await`` parks the task on it."""
 
-    __slots__ = (
-        "control",
-        "id",
-        "keep",
-        "kind",
-        "manager",
-        "message",
-        "raise_cancel",
-        "task",
-        "want",
-    )
+    __slots__ = ()
+
+    # For who follows a task down to what it waits for, by way of an awaitable that is no
+    # generator (`trio.lowlevel.Task.iter_await_frames`).
+    gi_frame = property(lambda _: _PARKED.gi_frame)
+    gi_yieldfrom = None
 
     def __init__(self, manager: LioIOManager, number: int) -> None:
         self.manager = manager
@@ -122,9 +123,6 @@ class Operation:
         self.control: Any = None
         self.raise_cancel: Any = None
         self.message = WaitTaskRescheduled(self.abort)
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield self.message)
 
     def abort(self, raise_cancel: Any) -> trio.lowlevel.Abort:
         manager = self.manager
@@ -202,7 +200,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class LioIOManager(Dormant, Overlapped):
+class LioIOManager(Dormant, Overlapped, ManagerBase):
     """Trio's I/O manager on a completion backend. One per run.
 
     Trio makes its manager by ``TheIOManager()``, and while trio-lio is in use that name is
@@ -214,6 +212,8 @@ class LioIOManager(Dormant, Overlapped):
     """Makes the manager for a run that is just starting; set by `_install`."""
     before_adoption: Callable[[], None] = staticmethod(lambda: None)
     """Called before a run can adopt a socket; set by `_install`."""
+    receive_max = 0
+    """The most bytes that a receive from the pool brings."""
 
     def __new__(cls, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
         return cls.for_new_run() if name is None else super().__new__(cls)
@@ -240,12 +240,8 @@ class LioIOManager(Dormant, Overlapped):
         self.files = files
         self.thread = threading.get_ident()
         self._otherwise = otherwise
-        self.operations: list[Operation] = []
-        self.free: list[Operation] = []
         self.adopted: dict[int, Adopted] = {}
         self._released_elsewhere: deque[Adopted] = deque()
-        self._unprocessed = False
-        self._reschedule: Any = None
         self._kevents: Kevents | None = None
         self._injected = injected
         made = recall(name) if may_be_dormant and injected is None else None
@@ -314,10 +310,8 @@ class LioIOManager(Dormant, Overlapped):
                     current_reschedule()(task, 0)
         return error
 
-    def _get_early_events(self, timeout: float) -> Sequence[int]:
+    def _get_early_events(self, timeout: float) -> Any:
         """`get_events` of a run that is dormant."""
-        if self.early is None and timeout <= 0:
-            return _NOTHING
         if threading.get_ident() != self.thread:  # it waits for a guest run, and may not touch
             return _LOOK if self.look(timeout) else _NOTHING
         ready = self.look(0)
@@ -332,10 +326,8 @@ class LioIOManager(Dormant, Overlapped):
             ready = self.look(timeout)
         if not ready:
             return _NOTHING
-        op, self.early = self.early, None
-        assert op is not None
-        self._unprocessed = True
-        return [op.id, lib.LIO_POLL_READ, -1, -1]
+        self.early_done, self.early = self.early, None
+        return _EARLY
 
     def _map_memory(self) -> None:
         stats = ffi.new("lio_stats *")
@@ -346,70 +338,50 @@ class LioIOManager(Dormant, Overlapped):
         check(lib.lio_pool(self.handle, base, size))
         self.pool_start = ffi.cast("char *", base[0])
         self.pool = memoryview(ffi.buffer(base[0], size[0])).cast("B")
-        size_of_records = (self.capacity + lib.LIO_RECORDS_BEYOND) * 32
-        records = ffi.buffer(lib.lio_records(self.handle), size_of_records)
-        self._records = memoryview(records).cast("B").cast("q")
+        count = self.capacity + lib.LIO_RECORDS_BEYOND
+        backend, records, pool = [
+            int(ffi.cast("uintptr_t", each))
+            for each in (self.handle, lib.lio_records(self.handle), base[0])
+        ]
+        self.use(self.handle, backend, records, count, pool, self.receive_max)
 
     # -- what Trio calls ---------------------------------------------------------------
 
-    def get_events(self, timeout: float) -> Sequence[int]:
-        """Hands everything over and waits. Falsy if and only if the time ran out."""
-        count = _wait(self.handle, timeout)
-        if count == 0:
-            return _NOTHING
-        if count > 0:
-            self._unprocessed = True
-            return self._records[: count * 4].tolist()
+    # get_events and process_events are `ManagerBase`'s; here is what these call.
+
+    def get_other_events(self, timeout: float, code: int) -> Any:
+        """As `get_events`, where there is no backend, or it cannot wait."""
+        if self.handle is None:
+            raise RuntimeError("this run is over")
         if self.dormant:
-            return self._get_early_events(timeout)
+            idle = self.early is None and timeout <= 0
+            return _NOTHING if idle else self._get_early_events(timeout)
         if threading.get_ident() == self.thread:
-            check(count, " while waiting for completions")
+            check(code, " while waiting for completions")
         # A guest run waits in a thread of Trio's. It may look, but not touch.
         return _LOOK if lib.lio_py_wait_ready(self.handle, timeout) != 0 else _NOTHING
 
-    @trio.lowlevel.enable_ki_protection
-    def process_events(self, events: Sequence[int]) -> None:
-        """Wakes the tasks whose operations completed."""
-        if not events:
-            return
+    def process_other_events(self, events: object) -> None:
+        """As `process_events`, for what `get_other_events` returned."""
         if events is _LOOK:
-            events = self.get_events(0)
-        self._unprocessed = False
-        reschedule = self._reschedule
-        if reschedule is None:
-            reschedule = self._reschedule = current_reschedule()
-        operations = self.operations
-        free = self.free
-        pool = self.pool
-        record = iter(events)
-        for number, result, data, detail in zip(record, record, record, record, strict=False):
-            if number < 0:  # a wake-up or a signal: being back here is all it wanted
-                if self._released_elsewhere:
-                    self._release_now()
-                if number == PACKET:
-                    self.process_packet(result, data, detail)
-                continue
-            op = operations[number]
-            kind = op.kind
-            value: Any
-            if data >= 0 and kind == KIND_RECEIVE:
-                value = pool[data : data + result].tobytes()
-            elif kind == KIND_SEND_ALL and result == op.want:
-                value = result
-                op.keep = None
-            elif kind == KIND_KEVENTS:
-                assert self._kevents is not None
-                self._kevents.process(result)
-                continue
-            else:
-                value = self._value(op, result, data, detail)
-                op.keep = op.control = None
+            self.process_events(self.get_events(0))
+        elif events is _EARLY:
+            op, self.early_done = self.early_done, None
+            assert op is not None
             task = op.task
-            op.task = None
-            if op.raise_cancel is not None:
-                op.raise_cancel = None
-            free.append(op)
-            reschedule(task, value)
+            self.give_back(op)
+            current_reschedule()(task, lib.LIO_POLL_READ)
+
+    def process_note(self, number: int, result: int, data: int, detail: int) -> None:
+        """A wake-up, a signal (being back here is all they want), or a packet."""
+        if self._released_elsewhere:
+            self._release_now()
+        if number == PACKET:
+            self.process_packet(result, data, detail)
+
+    def enter_run(self) -> None:
+        """Trio has begun the run."""
+        self.belong_to(current_reschedule(), run_context.__dict__, run_context.runner)
 
     def force_wakeup(self) -> None:
         """Ends a wait, now or the next one. Any thread, any signal handler."""
@@ -469,7 +441,6 @@ class LioIOManager(Dormant, Overlapped):
             self._injected.end_run(self._count_faults)
         if not self.dormant:
             self.pool.release()
-            self._records.release()
             # From another thread (an abandoned guest run that is collected there) this is
             # refused, and the handle leaks rather than being pulled from under the kernel. One
             # that was never initialised may be gone already, in whatever order garbage goes.
@@ -485,7 +456,7 @@ class LioIOManager(Dormant, Overlapped):
             op.task = op.keep = op.control = op.raise_cancel = None
         self.operations.clear()
         self.free.clear()
-        self._reschedule = None
+        self.leave()
         if last is not None:
             for listener in list(close_listeners):
                 listener(last)
@@ -495,7 +466,7 @@ class LioIOManager(Dormant, Overlapped):
     def take(self, kind: int) -> Operation:
         """An operation that is not in use. Its owner pushes it, or gives it back."""
         if self.free:
-            op = self.free.pop()
+            op: Operation = self.free.pop()
         else:
             op = Operation(self, len(self.operations))
             self.operations.append(op)
@@ -509,7 +480,6 @@ class LioIOManager(Dormant, Overlapped):
     def grow(self) -> int:
         """Doubles what may be in flight: any number of tasks may wait. 0 or an error."""
         code: int = lib.lio_grow(self.handle, self.capacity)
-        self._records.release()
         self._map_memory()  # also after an error: the records may have moved
         return code
 
@@ -596,8 +566,12 @@ class LioIOManager(Dormant, Overlapped):
         return raised
 
     def _value(self, op: Operation, result: int, data: int, detail: int) -> Any:
-        """What the task is woken with, when it is not the usual."""
+        """What the task is woken with, when it is not the usual; None: there is no task."""
         kind = op.kind
+        if kind == KIND_KEVENTS:
+            assert self._kevents is not None
+            self._kevents.process(result)
+            return None
         if result < 0:
             if result == -ETIME and kind == KIND_ANY:
                 return 0  # a timeout that ran out did what it was asked to
@@ -694,7 +668,7 @@ class LioIOManager(Dormant, Overlapped):
         check(settled)
         # The tasks become runnable here and now, as with Trio's own managers; unless what
         # the last wait brought was not even looked at yet.
-        if settled and not self._unprocessed and threading.get_ident() == self.thread:
+        if settled and not self.unprocessed and threading.get_ident() == self.thread:
             self.process_events(self.get_events(0))
 
     # -- kqueue: what Trio offers on macOS and the BSDs ----------------------------------

@@ -15,7 +15,8 @@ import trio
 
 from ._descriptor import exported
 from ._flight import unset_bytes
-from ._manager import KIND_RECEIVE_INTO, KIND_WRITE, LioIOManager, current_manager
+from ._kinds import KIND_RECEIVE_INTO, KIND_WRITE
+from ._manager import LioIOManager, current_manager
 from ._native import ffi, lib
 from ._replaced import Replaced
 from ._trio_compat import FdStream, must_not_begin, run_context

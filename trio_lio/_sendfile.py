@@ -21,7 +21,8 @@ from typing import Any
 import trio
 
 from . import lowlevel
-from ._manager import KIND_WRITE, LioIOManager, current_manager
+from ._kinds import KIND_WRITE
+from ._manager import LioIOManager, current_manager
 from ._native import lib
 from ._socket import manager_of
 from ._trio_compat import (

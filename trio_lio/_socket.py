@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import _address, _control
-from ._manager import (
-    EXCLUSIVE,
+from ._inner import fast
+from ._kinds import (
     KIND_ACCEPT,
     KIND_OTHER,
     KIND_POLL_READ,
@@ -37,8 +37,8 @@ from ._manager import (
     KIND_RECEIVE_MESSAGE_OWN,
     KIND_RECEIVE_OWN,
     KIND_WRITE,
-    LioIOManager,
 )
+from ._manager import EXCLUSIVE, LARGE_MIN, LioIOManager
 from ._native import ffi, lib
 from ._replaced import Replaced
 from ._trio_compat import SocketType, run_context, socket_module
@@ -70,6 +70,14 @@ _SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
     getattr(stdlib_socket, "MSG_MORE", 0)
 )
 _SIZE_MAX = 0x7FFFFFFF
+
+
+def _begin_nothing(sock: Any, what: Any) -> None:
+    return None
+
+
+_begin_receive = _begin_nothing if fast is None else fast.begin_receive
+_begin_send = _begin_nothing if fast is None else fast.begin_send
 
 # After a large receive, so many may be small before it counts no longer.
 LARGE_FOR = 4
@@ -144,6 +152,13 @@ def _readable(data: Any) -> tuple[Any, int] | None:
     return memory, len(memory)
 
 
+def note_large(self: Any, size: int) -> None:
+    """After a receive of ``size`` bytes, `LARGE_MIN` or more."""
+    manager = self._lio_manager
+    if manager is not None and size >= manager.large and _type_of(self._sock) == _STREAM:
+        self._lio_large = LARGE_FOR
+
+
 async def receive_in_place(self: Any, manager: LioIOManager, fd: int, buflen: int) -> Any:
     """Waits for data, then receives them into their own bytes.
 
@@ -177,6 +192,15 @@ async def receive_in_place(self: Any, manager: LioIOManager, fd: int, buflen: in
 
 @trio.lowlevel.enable_ki_protection
 async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
+    if type(flags) is int and not flags and buflen is not None:
+        op = _begin_receive(self, buflen)
+        if op is not None:
+            result = await op
+            if type(result) is not bytes:
+                return result.unwrap()  # type: ignore[no-any-return]
+            if len(result) >= LARGE_MIN:
+                note_large(self, len(result))
+            return result
     manager = manager_of(self)
     fd = self._sock.fileno()
     if (
@@ -198,8 +222,8 @@ async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
     result = await op
     if type(result) is not bytes:
         return result.unwrap()  # type: ignore[no-any-return]
-    if len(result) >= manager.large and _type_of(self._sock) == _STREAM:
-        self._lio_large = LARGE_FOR
+    if len(result) >= LARGE_MIN:
+        note_large(self, len(result))
     return result
 
 
@@ -372,6 +396,11 @@ async def recvmsg_into(
 
 @trio.lowlevel.enable_ki_protection
 async def send(self: Any, data: Buffer, flags: int = 0, /) -> int:
+    if type(flags) is int and not flags:
+        op = _begin_send(self, data)
+        if op is not None:
+            result = await op
+            return result if type(result) is int else result.unwrap()
     manager = manager_of(self)
     fd = self._sock.fileno()
     if (

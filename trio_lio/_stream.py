@@ -12,10 +12,12 @@ from typing import Any
 
 import trio
 
-from ._manager import KIND_RECEIVE, KIND_SEND_ALL
+from ._inner import fast
+from ._kinds import KIND_RECEIVE, KIND_SEND_ALL
+from ._manager import LARGE_MIN
 from ._native import ffi, lib
 from ._replaced import Replaced
-from ._socket import LARGE_FOR, manager_of, receive_in_place
+from ._socket import LARGE_FOR, manager_of, note_large, receive_in_place
 from ._trio_compat import (
     DEFAULT_RECEIVE_SIZE,
     SocketStream,
@@ -31,12 +33,12 @@ _SIZE_MAX = 0x7FFFFFFF
 _LARGE_SIZE = 2 * DEFAULT_RECEIVE_SIZE
 
 
-# Both methods begin with what `manager_of` and `LioIOManager.take` do in the usual case, and
+# These two begin with what `manager_of` and `LioIOManager.take` do in the usual case, and
 # look the thread's context up once: each call and each look would cost more than the C does.
 
 
 @trio.lowlevel.enable_ki_protection
-async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
+async def plain_receive_some(self: Any, max_bytes: int | None = None) -> bytes:
     size = DEFAULT_RECEIVE_SIZE if max_bytes is None else max_bytes
     sock = self.socket
     context = run_context.__dict__
@@ -76,7 +78,7 @@ async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
 
 
 @trio.lowlevel.enable_ki_protection
-async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
+async def plain_send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
     sock = self.socket
     context = run_context.__dict__
     manager = context["runner"].io_manager if "runner" in context else None
@@ -114,6 +116,40 @@ async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
     if type(result) is not int:
         with highlevel_socket._translate_socket_errors_to_stream_errors():
             result.unwrap()
+
+
+receive_some, send_all = plain_receive_some, plain_send_all
+
+if fast is not None:
+    _begin_receive, _begin_send_all = fast.begin_receive, fast.begin_send_all
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive_some(self: Any, max_bytes: int | None = None) -> bytes:
+        sock = self.socket
+        op = _begin_receive(sock, max_bytes)
+        if op is None:
+            return await plain_receive_some(self, max_bytes)
+        result = await op
+        if type(result) is bytes:
+            if len(result) >= LARGE_MIN:
+                note_large(sock, len(result))
+            return result
+        with highlevel_socket._translate_socket_errors_to_stream_errors():
+            return result.unwrap()  # type: ignore[no-any-return]
+
+    @trio.lowlevel.enable_ki_protection
+    async def send_all(self: Any, data: bytes | bytearray | memoryview) -> None:
+        detector = self._send_conflict_detector
+        op = _begin_send_all(self.socket, data, detector)
+        if op is None:
+            return await plain_send_all(self, data)
+        try:
+            result = await op
+        finally:
+            detector._held = False
+        if type(result) is not int:
+            with highlevel_socket._translate_socket_errors_to_stream_errors():
+                result.unwrap()
 
 
 async def aclose_forcefully(resource: trio.abc.AsyncResource) -> None:

@@ -25,7 +25,8 @@ import outcome
 import trio
 
 from ._flight import Flight, prepare
-from ._manager import KIND_ANY, LioIOManager
+from ._kinds import KIND_ANY
+from ._manager import LioIOManager
 from ._native import check, ffi, lib
 from ._op import Op
 from ._trio_compat import run_context

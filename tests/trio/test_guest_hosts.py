@@ -22,9 +22,12 @@ from outcome import Outcome
 
 import trio_lio
 import trio_lio._manager
+import trio_lio._plain
 import trio_lio._socket
 import trio_lio._stream
 import trio_lio.lowlevel
+from trio_lio import _inner
+from trio_lio._native import ffi, lib
 
 from ..common import pattern
 from .guest_hosts import on_asyncio, on_queue
@@ -44,7 +47,24 @@ def guest(request: pytest.FixtureRequest, backend: str) -> Start:
 # -- who touches what ------------------------------------------------------------------
 
 
-def test_waiting_thread_only_waits(guest: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def watch_fast(request: pytest.FixtureRequest, watched: Any) -> None:
+    """Has the C of `_fast` call Python instead of the core."""
+    fast = _inner.fast
+    if fast is None:
+        return
+    real = [ffi.addressof(lib, name) for name in _inner.FUNCTIONS]
+    request.addfinalizer(lambda: _inner.configure(fast, *real))
+    calls = [
+        ffi.callback(ffi.typeof(function), getattr(watched, name))
+        for function, name in zip(real, _inner.FUNCTIONS, strict=True)
+    ]
+    request.addfinalizer(calls.clear)
+    _inner.configure(fast, *calls)
+
+
+def test_waiting_thread_only_waits(
+    guest: Start, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Of all calls into the core, the thread that waits makes one that is for it. By one more
     it learns that it is not the owner: that one is refused."""
     real = trio_lio._manager.lib
@@ -72,7 +92,8 @@ def test_waiting_thread_only_waits(guest: Start, monkeypatch: pytest.MonkeyPatch
     for module in trio_lio._manager, trio_lio._socket, trio_lio._stream, trio_lio.lowlevel:
         if hasattr(module, "lib"):
             monkeypatch.setattr(module, "lib", Watched())
-    monkeypatch.setattr(trio_lio._manager, "_wait", Watched().lio_py_wait)
+    monkeypatch.setattr(trio_lio._plain, "_wait", Watched().lio_py_wait)
+    watch_fast(request, Watched())
 
     async def main() -> None:
         a, b = tcp_pair()

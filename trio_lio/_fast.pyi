@@ -1,0 +1,26 @@
+from typing import Any
+
+from ._plain import ManagerBase as ManagerBase
+from ._plain import OperationBase as OperationBase
+
+def configure(
+    functions: tuple[int, ...],
+    kinds: tuple[int, ...],
+    socket_type: type,
+    default_size: int,
+    /,
+) -> None:
+    """Once, before all else: the addresses of four functions of the core, the numbers of three
+    kinds of operations, Trio's class of sockets, and what a receive without a size asks for."""
+
+# Each says None, and has done nothing, where the case is not the usual one: another kind of
+# socket or manager, wrong arguments, an operation that cannot be queued now, or none free.
+
+def begin_receive(sock: Any, size: int | None, /) -> Any:
+    """Queues a receive from the pool for the current task: ``await`` what this returns."""
+
+def begin_send(sock: Any, data: Any, /) -> Any:
+    """Queues a send of which a part may do."""
+
+def begin_send_all(sock: Any, data: Any, detector: Any, /) -> Any:
+    """Queues a send of all of it. ``detector``: Trio's, which is held from then on; or None."""

@@ -1,0 +1,54 @@
+"""The innermost of the manager: `_fast`, in C; or `_plain`, in Python, where that was not built
+or ``TRIO_LIO_FAST=0`` asks to do without it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ._kinds import KIND_RECEIVE, KIND_SEND_ALL, KIND_WRITE
+from ._native import ffi, lib
+from ._trio_compat import DEFAULT_RECEIVE_SIZE, SocketType
+
+__all__ = ["ManagerBase", "OperationBase", "fast"]
+
+
+FUNCTIONS = "lio_py_receive", "lio_py_send", "lio_py_send_all", "lio_py_wait"
+
+
+def configure(module: Any, *functions: Any) -> None:
+    """Tells `_fast` what it has to know; ``functions``: those of `FUNCTIONS`."""
+    module.configure(
+        tuple(int(ffi.cast("uintptr_t", function)) for function in functions),
+        (KIND_RECEIVE, KIND_WRITE, KIND_SEND_ALL),
+        SocketType,
+        DEFAULT_RECEIVE_SIZE,
+    )
+
+
+def _fast_if_any() -> Any:
+    asked = os.environ.get("TRIO_LIO_FAST", "")
+    if asked not in ("", "0", "1"):
+        raise ValueError(f"TRIO_LIO_FAST={asked!r} is neither 0 nor 1")
+    if asked == "0":
+        return None
+    try:
+        from . import _fast
+    except ImportError:
+        if asked == "1":
+            raise
+        return None
+    configure(_fast, *(ffi.addressof(lib, name) for name in FUNCTIONS))
+    return _fast
+
+
+fast = _fast_if_any()
+"""The module `_fast`, or None."""
+
+if TYPE_CHECKING:
+    from ._plain import ManagerBase, OperationBase
+elif fast is not None:
+    ManagerBase, OperationBase = fast.ManagerBase, fast.OperationBase
+else:
+    from ._plain import ManagerBase, OperationBase
