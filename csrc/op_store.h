@@ -93,6 +93,8 @@ typedef struct lio_fd_entry {
     uint8_t stream;       /* backend: a stream socket */
     uint8_t lost;         /* claimed, and found to be another file's since; until released */
     uint8_t remembered;   /* backend: which file this is, better than by `identity` */
+    uint8_t answers;      /* backend: what is sent next answers what came */
+    uint8_t lookout;      /* backend: a poll of its own is with the kernel */
     uint64_t identity[2]; /* backend: which file this was at lio_adopt */
     uint32_t round;       /* backend: when that was last seen to be true */
     lio_list parked[2];   /* backend: readers, writers */

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "uring_encode.h"
+#include "uring_lookout.h"
 #include "uring_probe.h"
 
 #define SQ_ENTRIES 256u
@@ -102,6 +103,7 @@ static int fill(lio_backend *b)
 {
     uring_state *state = lio_uring_of(b);
     uint32_t limit = b->store.queued; /* what comes back meanwhile waits for the next round */
+    bool alone = limit == 1 && lio_ring_unsubmitted(&state->ring) == 0;
     if (!state->wake_armed)
         state->wake_armed = add_watch(state, b->wake_fd, TOKEN_WAKE);
     if (state->half_closed.waiting != 0 && !state->half_closed.armed)
@@ -118,6 +120,8 @@ static int fill(lio_backend *b)
         if (number == LIO_NO_SLOT)
             break;
         lio_uring_add_operation(b, number);
+        if (alone && lio_spin_is_on(&b->spin))
+            lio_uring_look_out(b, number);
     }
     return 0;
 }
@@ -269,7 +273,7 @@ static int watch_shortly(lio_backend *b, int64_t deadline_ns)
     lio_ring *ring = &lio_uring_of(b)->ring;
     int64_t until = lio_spin_until(&b->spin, deadline_ns);
     int done = 0;
-    if (lio_ring_unsubmitted(ring) != 0) {
+    if (lio_ring_unsubmitted(ring) != 0 && !lio_uring_may_hold_back(b)) {
         done = lio_ring_enter(ring, 0, 0, true);
         if (done < 0 || lio_ring_unsubmitted(ring) != 0)
             return 0; /* whoever blocks sees to that */
@@ -282,7 +286,8 @@ static int watch_shortly(lio_backend *b, int64_t deadline_ns)
     lio_spin_watched(&b->spin, seen);
     if (!seen)
         return 0;
-    if (lio_ring_flags(ring) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW))
+    if (lio_ring_unsubmitted(ring) != 0 ||
+        (lio_ring_flags(ring) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW)) != 0)
         done = lio_ring_enter(ring, 0, 0, true);
     lio_uring_reap(b);
     return done < 0 && done != -EBUSY && done != -EAGAIN && done != -EINTR ? done : 1;
@@ -344,6 +349,10 @@ static int uring_turn(lio_backend *b, int64_t deadline_ns)
         error = block(b, deadline_ns);
         if (error != 0)
             return error;
+        /* What has become due since can wait for the next turn, which is near. */
+        if (b->store.done_count != 0 && b->store.queue.head == LIO_NO_SLOT &&
+            lio_ring_unsubmitted(&lio_uring_of(b)->ring) == 0)
+            return 0;
         if (b->store.done_count == 0 && !b->woken && deadline_ns != INT64_MAX &&
             lio_now() >= deadline_ns)
             deadline_ns = 0;
@@ -417,7 +426,9 @@ static bool cancel_submitted(lio_backend *b, uint32_t number)
 /* The same for all of one descriptor; false: there is nothing. */
 static bool cancel_all_of(lio_backend *b, const lio_fd_entry *entry, lio_fd fd)
 {
-    bool any = false;
+    bool any = entry->lookout != 0;
+    if (any)
+        add_cancel(lio_uring_of(b), lio_uring_lookout_token(fd));
     uint32_t next;
     for (uint32_t number = entry->ops.head; number != LIO_NO_SLOT; number = next) {
         next = lio_slot_at(&b->store, number)->fd_next;
@@ -604,13 +615,26 @@ static bool drain(lio_backend *b)
     return pending;
 }
 
+/* They hold their files. Returns whether there were any. */
+static bool end_lookouts(lio_backend *b)
+{
+    uring_state *state = lio_uring_of(b);
+    lio_fd end = (lio_fd)b->store.fd_chunks * LIO_FD_CHUNK;
+    for (lio_fd fd = 0; state->lookouts != 0 && fd < end; fd++) {
+        const lio_fd_entry *entry = lio_fd_find(&b->store, fd);
+        if (entry != NULL && entry->lookout)
+            add_cancel(state, lio_uring_lookout_token(fd));
+    }
+    return state->lookouts != 0;
+}
+
 static void uring_close(lio_backend *b, bool forked)
 {
     uring_state *state = lio_uring_of(b);
     bool pending = false;
     if (!forked) {
         int64_t until = lio_now() + CLOSE_PATIENCE_NS;
-        while ((pending = drain(b)) && lio_now() < until) {
+        while ((pending = drain(b), end_lookouts(b) || pending) && lio_now() < until) {
             if (state->cancels_due != 0)
                 add_due_cancels(b);
             lio_ring_enter(&state->ring, 0, 0, true);

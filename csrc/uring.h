@@ -1,6 +1,7 @@
 /* uring: what the rooms of backend "uring" share. uring.c: life, submission, waiting,
  * descriptors. uring_submit.c: what of an operation goes into a submission entry.
- * uring_complete.c: what becomes of a completion. */
+ * uring_complete.c: what becomes of a completion. uring_lookout.h: what is polled for while the
+ * backend watches. */
 #ifndef LIO_URING_H
 #define LIO_URING_H
 
@@ -36,8 +37,9 @@ typedef struct uring_state {
     bool wake_armed;
     bool entries_skip; /* the kernel need not report a cancel that worked */
     uint32_t cancels_due;
-    int bell_fd;      /* what the kernel tells of work that is due; atomic; -1: not made */
-    bool bell_wanted; /* another thread waits; atomic */
+    uint32_t lookouts; /* with the kernel: uring_lookout.h */
+    int bell_fd;       /* what the kernel tells of work that is due; atomic; -1: not made */
+    bool bell_wanted;  /* another thread waits; atomic */
 } uring_state;
 
 static inline uring_state *lio_uring_of(const lio_backend *b)

@@ -8,6 +8,7 @@
 
 #include "uring.h"
 #include "uring_encode.h"
+#include "uring_lookout.h"
 
 void lio_uring_complete(lio_backend *b, uint32_t number, int64_t result, int64_t data,
                         int64_t detail)
@@ -277,6 +278,8 @@ static void complete_operation(lio_backend *b, uint32_t number, const struct uri
                 lio_uring_once_more(b, number, STAGE_AGAIN, false);
             return;
         }
+        if (result > 0 && lio_spin_is_on(&b->spin))
+            lio_uring_may_answer(b, slot);
         if (result > 0 && cqe->flags & URING_CQE_BUFFER)
             data = lio_uring_pool_hold(&state->pool, cqe->flags >> URING_CQE_BUFFER_SHIFT);
     }
@@ -315,7 +318,8 @@ uint32_t lio_uring_reap(lio_backend *b)
             take_wake(b);
         } else if (cqe->user_data == TOKEN_HALF_CLOSED) {
             take_half_closed(b);
-        } else if (cqe->user_data != TOKEN_INTERNAL) {
+        } else if (cqe->user_data != TOKEN_INTERNAL &&
+                   !lio_uring_lookout_over(b, cqe->user_data)) {
             uint32_t number = lio_store_resolve(&b->store, cqe->user_data);
             assert(number != LIO_NO_SLOT);
             if (brings_msg(lio_slot_at(&b->store, number)->op.opcode) &&

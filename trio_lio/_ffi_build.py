@@ -37,6 +37,7 @@ LINUX = [
     "uring_complete.c",
     "uring_encode.c",
     "uring_half_closed.c",
+    "uring_lookout.c",
     "uring_pool.c",
     "uring_probe.c",
     "uring_ring.c",

@@ -1,4 +1,5 @@
 /* Watching before sleeping: when it is done, and that a wait means the same with it. */
+#include <poll.h>
 #include <pthread.h>
 
 #include "contract.h"
@@ -197,6 +198,115 @@ static void test_what_watching_missed_ends_the_sleep(void)
     harness_close(h);
 }
 
+/* -- lookouts: csrc/uring_lookout.h --------------------------------------------------- */
+
+/* Such as they are on io_uring; the pollers have none. */
+static bool looks_out(const harness *h)
+{
+    return on_uring() && can_watch(h) && variant->faults == NULL &&
+           (lio_capabilities(h->b) & LIO_CAP_FIXED_FILES) != 0;
+}
+
+/* One request and its answer. What comes next has a lookout, where there are any. */
+static void serve(harness *h, int fds[2])
+{
+    CHECK_EQ(write(fds[1], "request", 7), 7);
+    h->of[1].done = h->of[2].done = false;
+    push_recv(h, 1, fds[0], 10);
+    CHECK_EQ(harness_result(h, 1), 7);
+    push_send(h, 2, fds[0], "answer", 6);
+    CHECK_EQ(harness_result(h, 2), 6);
+    char got[10];
+    CHECK_EQ(read(fds[1], got, sizeof got), 6);
+}
+
+static bool sees_the_end(int fd, int patience_ms)
+{
+    struct pollfd at = {.fd = fd, .events = POLLIN};
+    char byte;
+    return poll(&at, 1, patience_ms) == 1 && read(fd, &byte, 1) <= 0;
+}
+
+static void test_a_round_trip_takes_two_calls(void)
+{
+    harness *h = open_watching(20 * SECOND);
+    pthread_t thread;
+    int fds[2];
+    make_pair(fds);
+    claim(h, fds[0]);
+    serve(h, fds);
+    bool pooled = (lio_capabilities(h->b) & LIO_CAP_BUF_RING) != 0;
+    for (int i = 0; looks_out(h) && i < 3; i++) {
+        uint64_t before = stats_of(h).syscalls;
+        MUST(pthread_create(&thread, NULL, send_soon, &fds[1]) == 0);
+        h->of[1].done = h->of[2].done = false;
+        push_recv(h, 1, fds[0], 10);
+        CHECK_EQ(harness_result(h, 1), 1);
+        push_send(h, 2, fds[0], "answer", 6);
+        CHECK_EQ(harness_result(h, 2), 6);
+        CHECK(!pooled || stats_of(h).syscalls - before <= 2);
+        pthread_join(thread, NULL);
+    }
+    close_pair(fds);
+    harness_close(h);
+}
+
+/* What nobody receives yet stays where it is, and a lookout that saw it is over. */
+static void test_a_lookout_takes_nothing(void)
+{
+    harness *h = open_watching(MS);
+    int fds[2];
+    make_pair(fds);
+    claim(h, fds[0]);
+    for (int i = 0; i < 20; i++) {
+        serve(h, fds);
+        CHECK_EQ(write(fds[1], "unasked", 7), 7);
+        CHECK_EQ(harness_wait(h, i % 2 ? 0 : 2 * MS), 0);
+        char got[10];
+        CHECK_EQ(recv(fds[0], got, sizeof got, MSG_DONTWAIT), 7);
+    }
+    close_pair(fds);
+    harness_close(h);
+}
+
+static void test_a_lookout_ends_with_its_descriptor(void)
+{
+    for (int i = 0; i < 10; i++) {
+        harness *h = open_watching(MS);
+        int fds[2];
+        make_pair(fds);
+        claim(h, fds[0]);
+        serve(h, fds);
+        CHECK_EQ(lio_release_fd(h->b, fds[0]), 0);
+        close(fds[0]);
+        CHECK(sees_the_end(fds[1], 5000));
+        close(fds[1]);
+        /* And the next one that has the number is as good as new. */
+        make_pair(fds);
+        claim(h, fds[0]);
+        serve(h, fds);
+        serve(h, fds);
+        close_pair(fds);
+        harness_close(h);
+    }
+}
+
+static void test_a_lookout_ends_with_its_backend(void)
+{
+    for (int i = 0; i < 10; i++) {
+        harness *h = open_watching(MS);
+        int fds[2];
+        make_pair(fds);
+        claim(h, fds[0]);
+        serve(h, fds);
+        bool sure = looks_out(h);
+        close(fds[0]);
+        harness_close(h);
+        CHECK(sees_the_end(fds[1], sure ? 0 : 5000));
+        close(fds[1]);
+    }
+}
+
 static const check_test record_tests[] = {
     TEST(test_long_sleeps_never_turn_it_on),
     TEST(test_hits_keep_it_on_and_misses_turn_it_off),
@@ -210,6 +320,10 @@ static const check_test tests[] = {
     TEST(test_data_ends_the_watching),
     TEST(test_the_time_runs_out_while_watching),
     TEST(test_what_watching_missed_ends_the_sleep),
+    TEST(test_a_round_trip_takes_two_calls),
+    TEST(test_a_lookout_takes_nothing),
+    TEST(test_a_lookout_ends_with_its_descriptor),
+    TEST(test_a_lookout_ends_with_its_backend),
 };
 
 int main(int argc, char **argv)
