@@ -74,7 +74,6 @@ static const int LIO_PY_AT_FDCWD, LIO_PY_AT_SYMLINK_NOFOLLOW, LIO_PY_AT_REMOVEDI
     LIO_PY_AT_NO_AUTOMOUNT, LIO_PY_AT_EMPTY_PATH;
 int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64_t len);
 int lio_py_await_data(lio_backend *backend, uint64_t id, intptr_t fd);
-int lio_py_send(lio_backend *backend, uint64_t id, intptr_t fd, void *buf, uint64_t len);
 int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
                 uint64_t len, uint32_t flags, int op_flags);
@@ -132,16 +131,6 @@ static int lio_py_await_data(lio_backend *backend, uint64_t id, intptr_t fd)
                  .op_flags = LIO_OP_EXCLUSIVE | LIO_OP_HINT,
                  .fd = fd,
                  .flags = LIO_POLL_READ};
-    return lio_push(backend, id, &op);
-}
-
-static int lio_py_send(lio_backend *backend, uint64_t id, intptr_t fd, void *buf, uint64_t len)
-{
-    lio_op op = {.opcode = LIO_SEND,
-                 .op_flags = LIO_OP_EXCLUSIVE,
-                 .fd = fd,
-                 .buf = buf,
-                 .len = len};
     return lio_push(backend, id, &op);
 }
 

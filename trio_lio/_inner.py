@@ -4,25 +4,31 @@ or ``TRIO_LIO_FAST=0`` asks to do without it.
 
 from __future__ import annotations
 
+import _socket
 import os
 from typing import TYPE_CHECKING, Any
 
-from ._kinds import KIND_RECEIVE, KIND_SEND_ALL, KIND_WRITE
+from ._kinds import KIND_RECEIVE, KIND_RECEIVE_FROM, KIND_SEND_ALL, KIND_WRITE
 from ._native import ffi, lib
 from ._trio_compat import DEFAULT_RECEIVE_SIZE, SocketType
 
-__all__ = ["ManagerBase", "OperationBase", "fast"]
+__all__ = ["ManagerBase", "OperationBase", "family_of", "fast", "type_of"]
+
+# The numbers themselves: socket.socket's own properties make an enum of them each time.
+family_of = vars(_socket.socket)["family"].__get__
+type_of = vars(_socket.socket)["type"].__get__
 
 
-FUNCTIONS = "lio_py_receive", "lio_py_send", "lio_py_send_all", "lio_py_wait"
+FUNCTIONS = "lio_push", "lio_py_send_all", "lio_py_wait"
 
 
 def configure(module: Any, *functions: Any) -> None:
     """Tells `_fast` what it has to know; ``functions``: those of `FUNCTIONS`."""
     module.configure(
         tuple(int(ffi.cast("uintptr_t", function)) for function in functions),
-        (KIND_RECEIVE, KIND_WRITE, KIND_SEND_ALL),
+        (KIND_RECEIVE, KIND_RECEIVE_FROM, KIND_WRITE, KIND_SEND_ALL),
         SocketType,
+        family_of,
         DEFAULT_RECEIVE_SIZE,
     )
 

@@ -11,7 +11,6 @@ looks at the type first and unwraps the rare rest.
 
 from __future__ import annotations
 
-import _socket
 import errno
 import math
 import os
@@ -31,7 +30,7 @@ from . import _address, _control
 from ._dormant import Dormant, recall, remember
 from ._faults import FaultCounts, Injected
 from ._flight import value_of
-from ._inner import ManagerBase, OperationBase
+from ._inner import ManagerBase, OperationBase, family_of, type_of
 from ._kevents import Kevents
 from ._kinds import (
     KIND_ACCEPT,
@@ -72,10 +71,6 @@ DEFAULT_CAPACITY = 256
 
 # Two tasks that wait to read, or to write, on one descriptor are a mistake in Trio.
 EXCLUSIVE = lib.LIO_OP_EXCLUSIVE
-
-# Without the detour by an enum.
-_family_of = vars(_socket.socket)["family"].__get__
-_type_of = vars(_socket.socket)["type"].__get__
 
 # A receive of so many bytes is large: the next ones of that socket wait for data, and then
 # receive into their own bytes. Until then they come by way of the backend's pool, which is a
@@ -593,7 +588,7 @@ class LioIOManager(Dormant, Overlapped, ManagerBase):
             listener = op.keep
             # An object at once: should nobody take it any more, it closes itself.
             accepted = stdlib_socket.socket(
-                _family_of(listener), _type_of(listener), listener.proto, fileno=result
+                family_of(listener), type_of(listener), listener.proto, fileno=result
             )
             return accepted, _address.decode(raw)
         received: bytes | int

@@ -12,7 +12,6 @@ has its operation taken back before it was handed over.
 
 from __future__ import annotations
 
-import _socket
 import errno
 import os
 import socket as stdlib_socket
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import _address, _control
-from ._inner import fast
+from ._inner import family_of, fast, type_of
 from ._kinds import (
     KIND_ACCEPT,
     KIND_OTHER,
@@ -55,11 +54,6 @@ _EAGAIN = -errno.EAGAIN
 _STREAM = int(stdlib_socket.SOCK_STREAM)
 _AF_INET = int(stdlib_socket.AF_INET)
 
-# The numbers themselves: socket.socket's own properties make an enum of them each time. In a
-# lio run `_sock` is a real socket; see `LioIOManager.adopt`.
-_family_of = _socket.socket.family.__get__
-_type_of = _socket.socket.type.__get__
-
 # What a completed receive or send means the same with. MSG_WAITALL, MSG_TRUNC, MSG_ERRQUEUE,
 # MSG_OOB and MSG_DONTWAIT say something about *when* a call returns, or about buffers.
 # Plain numbers: the complement of an enum of flags has no bit that the enum does not know.
@@ -72,12 +66,15 @@ _SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
 _SIZE_MAX = 0x7FFFFFFF
 
 
-def _begin_nothing(sock: Any, what: Any) -> None:
+def _begin_nothing(*_: Any) -> None:
     return None
 
 
+# For the usual case, where it can be begun in C; all else is in the methods here.
 _begin_receive = _begin_nothing if fast is None else fast.begin_receive
+_begin_receive_from = _begin_nothing if fast is None else fast.begin_receive_from
 _begin_send = _begin_nothing if fast is None else fast.begin_send
+_begin_send_to = _begin_nothing if fast is None else fast.begin_send_to
 
 # After a large receive, so many may be small before it counts no longer.
 LARGE_FOR = 4
@@ -155,7 +152,7 @@ def _readable(data: Any) -> tuple[Any, int] | None:
 def note_large(self: Any, size: int) -> None:
     """After a receive of ``size`` bytes, `LARGE_MIN` or more."""
     manager = self._lio_manager
-    if manager is not None and size >= manager.large and _type_of(self._sock) == _STREAM:
+    if manager is not None and size >= manager.large and type_of(self._sock) == _STREAM:
         self._lio_large = LARGE_FOR
 
 
@@ -213,7 +210,7 @@ async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
         return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
     if self._lio_large and flags == 0:
         return await receive_in_place(self, manager, fd, buflen)  # type: ignore[no-any-return]
-    if buflen > manager.receive_max and _type_of(self._sock) != _STREAM:
+    if buflen > manager.receive_max and type_of(self._sock) != _STREAM:
         # A datagram must not be cut: it gets a buffer of the size asked for.
         memory = ffi.new("char[]", buflen)
         op = start(manager, KIND_RECEIVE_OWN, _RECV, fd, memory, buflen, flags, memory)
@@ -249,6 +246,11 @@ async def recv_into(self: Any, /, buffer: Buffer, nbytes: int = 0, flags: int = 
 
 @trio.lowlevel.enable_ki_protection
 async def recvfrom(self: Any, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+    if type(flags) is int and not flags:
+        op = _begin_receive_from(self, bufsize)
+        if op is not None:
+            result = await op
+            return result if type(result) is tuple else result.unwrap()
     manager = manager_of(self)
     fd = self._sock.fileno()
     if (
@@ -261,7 +263,7 @@ async def recvfrom(self: Any, bufsize: int, flags: int = 0, /) -> tuple[bytes, A
     ):
         return await trio_method["recvfrom"](self, bufsize, flags)  # type: ignore[no-any-return]
     kind, memory = KIND_RECEIVE_FROM, NULL
-    if bufsize > manager.receive_max and _type_of(self._sock) != _STREAM:
+    if bufsize > manager.receive_max and type_of(self._sock) != _STREAM:
         kind, memory = KIND_RECEIVE_FROM_OWN, ffi.new("char[]", bufsize)
     result = await start(manager, kind, lib.LIO_RECVFROM, fd, memory, bufsize, flags, memory)
     return result if type(result) is tuple else result.unwrap()
@@ -344,7 +346,7 @@ async def recvmsg(
     ):
         return await trio_method["recvmsg"](self, bufsize, ancbufsize, flags)  # type: ignore[no-any-return]
     control = _ancillary(ancbufsize)
-    if bufsize > manager.receive_max and _type_of(self._sock) != _STREAM:
+    if bufsize > manager.receive_max and type_of(self._sock) != _STREAM:
         memory = ffi.new("char[]", bufsize)
         iov = _iovecs([memory])
         op, native = _message(
@@ -419,6 +421,10 @@ async def send(self: Any, data: Buffer, flags: int = 0, /) -> int:
 
 @trio.lowlevel.enable_ki_protection
 async def sendto(self: Any, *args: Any) -> int:
+    op = _begin_send_to(self, *args)
+    if op is not None:
+        result = await op
+        return result if type(result) is int else result.unwrap()
     manager = manager_of(self)
     source = _readable(args[0]) if 2 <= len(args) <= 3 else None
     flags = args[1] if len(args) == 3 else 0
@@ -427,7 +433,7 @@ async def sendto(self: Any, *args: Any) -> int:
         or source is None
         or type(flags) is not int
         or flags & ~_SEND_FLAGS
-        or (family := _family_of(self._sock)) not in _ADDRESS_FAMILIES
+        or (family := family_of(self._sock)) not in _ADDRESS_FAMILIES
     ):
         return await trio_method["sendto"](self, *args)  # type: ignore[no-any-return]
     raw = None

@@ -16,12 +16,21 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#include <winsock2.h>
+#else
+#include <netinet/in.h>
+#include <sys/socket.h>
+#endif
 
 #include "lio.h"
 
-/* Of the functions that trio_lio/_ffi_build.py adds to those of lio.h. */
-typedef int receive_function(lio_backend *b, uint64_t id, intptr_t fd, uint64_t len);
-typedef int send_function(lio_backend *b, uint64_t id, intptr_t fd, void *buf, uint64_t len);
+/* Of the core; the last two are among what trio_lio/_ffi_build.py adds to lio.h. */
+typedef int push_function(lio_backend *b, uint64_t id, const lio_op *op);
+typedef int send_all_function(lio_backend *b, uint64_t id, intptr_t fd, void *buf,
+                              uint64_t len);
 typedef int wait_function(lio_backend *b, double seconds);
 
 enum name {
@@ -58,12 +67,13 @@ static const char *const names[NAME_COUNT] = {
 };
 
 typedef struct {
-    receive_function *receive;
-    send_function *send, *send_all;
+    push_function *push;
+    send_all_function *send_all;
     wait_function *wait;
     long long default_size;
-    int kind_receive, kind_write, kind_send_all;
+    int kind_receive, kind_receive_from, kind_write, kind_send_all;
     PyObject *socket_type;
+    PyObject *family_of; /* of a socket.socket: the plain number */
     PyObject *manager_base, *operation_base;
     PyObject *names[NAME_COUNT];
 } module_state;
@@ -223,6 +233,90 @@ static PyType_Spec operation_spec = {
     .slots = operation_slots,
 };
 
+/* -- IPv4 addresses ------------------------------------------------------------------ */
+
+/* Four numbers and three points, as inet_pton has it. False: something else. */
+static bool read_host(const char *text, Py_ssize_t length, unsigned char host[4])
+{
+    int part = 0, digits = 0;
+    unsigned value = 0;
+    for (Py_ssize_t i = 0; i <= length; i++) {
+        bool point = i == length || text[i] == '.';
+        if (point) {
+            if (digits == 0 || part == 4)
+                return false;
+            host[part++] = (unsigned char)value;
+            digits = 0;
+            value = 0;
+        } else if (text[i] < '0' || text[i] > '9' || (digits != 0 && value == 0)) {
+            return false; /* a leading zero might mean octal */
+        } else {
+            value = value * 10 + (unsigned)(text[i] - '0');
+            if (++digits > 3 || value > 255)
+                return false;
+        }
+    }
+    return part == 4;
+}
+
+static PyObject *write_host(const unsigned char host[4])
+{
+    char text[16];
+    Py_ssize_t length = 0;
+    for (int i = 0; i < 4; i++) {
+        if (i != 0)
+            text[length++] = '.';
+        if (host[i] >= 100)
+            text[length++] = (char)('0' + host[i] / 100);
+        if (host[i] >= 10)
+            text[length++] = (char)('0' + host[i] / 10 % 10);
+        text[length++] = (char)('0' + host[i] % 10);
+    }
+    return PyUnicode_FromStringAndSize(text, length);
+}
+
+/* Of a tuple (host, port) with a host in numbers. False: something else, right or wrong. */
+static bool read_address(PyObject *address, struct sockaddr_in *into)
+{
+    if (!PyTuple_CheckExact(address) || PyTuple_Size(address) != 2)
+        return false;
+    PyObject *host = PyTuple_GetItem(address, 0), *port = PyTuple_GetItem(address, 1);
+    if (!PyUnicode_CheckExact(host) || !PyLong_CheckExact(port))
+        return false;
+    Py_ssize_t length;
+    const char *text = PyUnicode_AsUTF8AndSize(host, &length);
+    long number = PyLong_AsLong(port);
+    memset(into, 0, sizeof *into);
+    if (text == NULL || number < 0 || number > 0xffff ||
+        !read_host(text, length, (unsigned char *)&into->sin_addr))
+        return false;
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) ||                      \
+    defined(__NetBSD__) || defined(__DragonFly__)
+    into->sin_len = sizeof *into;
+#endif
+    into->sin_family = AF_INET;
+    into->sin_port = htons((uint16_t)number);
+    return true;
+}
+
+/* (bytes, (host, port)), or NULL without an exception: not an IPv4 address. */
+static PyObject *datagram_of(const char *pool, const lio_completion *record)
+{
+    lio_msg msg;
+    struct sockaddr_in from;
+    memcpy(&msg, pool + record->detail, offsetof(lio_msg, addr));
+    if (msg.addr_len != sizeof from)
+        return NULL;
+    memcpy(&from, pool + record->detail + offsetof(lio_msg, addr), sizeof from);
+    if (from.sin_family != AF_INET)
+        return NULL;
+    PyObject *host = write_host((const unsigned char *)&from.sin_addr);
+    if (host == NULL)
+        return NULL;
+    return Py_BuildValue("y#(Ni)", pool + record->data, (Py_ssize_t)record->result, host,
+                         (int)ntohs(from.sin_port));
+}
+
 /* -- a turn ------------------------------------------------------------------------ */
 
 /* A new reference to what the task is woken with; None: it is not. */
@@ -235,6 +329,11 @@ static PyObject *value_of(const module_state *state, manager *m, operation *op,
         (uint64_t)record->result == op->want) {
         Py_CLEAR(op->keep);
         return PyLong_FromLongLong(record->result);
+    }
+    if (op->kind == state->kind_receive_from && record->data >= 0 && record->detail >= 0) {
+        PyObject *datagram = datagram_of(m->pool, record);
+        if (datagram != NULL || PyErr_Occurred())
+            return datagram;
     }
     PyObject *result = PyLong_FromLongLong(record->result);
     PyObject *data = PyLong_FromLongLong(record->data);
@@ -564,32 +663,101 @@ static operation *take(const module_state *state, manager *m, int kind)
     return op;
 }
 
+/* What may be received from the pool, as a number of bytes; 0: not the usual. */
+static long long size_of(const module_state *state, const manager *m, PyObject *asked)
+{
+    long long size = state->default_size;
+    if (asked != Py_None)
+        size = PyLong_CheckExact(asked) ? PyLong_AsLongLong(asked) : 0;
+    return size > 0 && size <= m->receive_max ? size : 0;
+}
+
+/* A new reference to an operation that is queued, of the current task's. NULL: it is not the
+ * usual, and nothing has happened. */
+static operation *begin(const module_state *state, PyObject *sock, manager *m, int kind,
+                        PyObject *keep, lio_op *op)
+{
+    op->op_flags = LIO_OP_EXCLUSIVE;
+    op->fd = fd_of(state, sock);
+    operation *taken = op->fd < 0 ? NULL : take(state, m, kind);
+    if (taken == NULL)
+        return NULL;
+    if (keep != NULL)
+        replace(&taken->keep, keep);
+    if (state->push(m->backend, taken->id, op) != 0) {
+        give_back(m, taken);
+        return NULL;
+    }
+    return taken;
+}
+
 static PyObject *begin_receive(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     const module_state *state = PyModule_GetState(module);
-    if (count != 2)
+    manager *m = count == 2 ? manager_of(state, args[0]) : NULL;
+    if (m == NULL || !is_false(args[0], state->names[NAME_LARGE]))
         return not_the_usual();
-    PyObject *sock = args[0];
-    manager *m = manager_of(state, sock);
-    if (m == NULL || !is_false(sock, state->names[NAME_LARGE]))
+    lio_op op = {.opcode = LIO_RECV};
+    op.len = (uint64_t)size_of(state, m, args[1]);
+    operation *begun =
+        op.len == 0 ? NULL : begin(state, args[0], m, state->kind_receive, NULL, &op);
+    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+}
+
+static PyObject *begin_receive_from(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    const module_state *state = PyModule_GetState(module);
+    manager *m = count == 2 && args[1] != Py_None ? manager_of(state, args[0]) : NULL;
+    if (m == NULL)
         return not_the_usual();
-    long long size = state->default_size;
-    if (args[1] != Py_None) {
-        if (!PyLong_CheckExact(args[1]))
-            return not_the_usual();
-        size = PyLong_AsLongLong(args[1]);
-    }
-    if (size <= 0 || size > m->receive_max)
+    lio_op op = {.opcode = LIO_RECVFROM};
+    op.len = (uint64_t)size_of(state, m, args[1]);
+    operation *begun =
+        op.len == 0 ? NULL : begin(state, args[0], m, state->kind_receive_from, NULL, &op);
+    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+}
+
+static PyObject *begin_send(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    const module_state *state = PyModule_GetState(module);
+    manager *m = count == 2 && PyBytes_CheckExact(args[1]) ? manager_of(state, args[0]) : NULL;
+    if (m == NULL)
         return not_the_usual();
-    lio_fd fd = fd_of(state, sock);
-    operation *op = fd < 0 ? NULL : take(state, m, state->kind_receive);
-    if (op == NULL)
+    lio_op op = {.opcode = LIO_SEND,
+                 .buf = PyBytes_AsString(args[1]),
+                 .len = (uint64_t)PyBytes_Size(args[1])};
+    operation *begun = begin(state, args[0], m, state->kind_write, args[1], &op);
+    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+}
+
+static bool is_ipv4(const module_state *state, PyObject *sock)
+{
+    PyObject *inner = PyObject_GetAttr(sock, state->names[NAME_SOCK]);
+    if (inner == NULL)
+        return false;
+    PyObject *family = PyObject_CallFunctionObjArgs(state->family_of, inner, NULL);
+    Py_DECREF(inner);
+    if (family == NULL)
+        return false;
+    long number = PyLong_AsLong(family);
+    Py_DECREF(family);
+    return number == AF_INET;
+}
+
+static PyObject *begin_send_to(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    const module_state *state = PyModule_GetState(module);
+    manager *m = count == 3 && PyBytes_CheckExact(args[1]) ? manager_of(state, args[0]) : NULL;
+    struct sockaddr_in to;
+    if (m == NULL || !read_address(args[2], &to) || !is_ipv4(state, args[0]))
         return not_the_usual();
-    if (state->receive(m->backend, op->id, fd, (uint64_t)size) != 0) {
-        give_back(m, op);
-        return not_the_usual();
-    }
-    return (PyObject *)op;
+    lio_op op = {.opcode = LIO_SENDTO,
+                 .buf = PyBytes_AsString(args[1]),
+                 .len = (uint64_t)PyBytes_Size(args[1]),
+                 .addr = &to,
+                 .addr_len = sizeof to};
+    operation *begun = begin(state, args[0], m, state->kind_write, args[1], &op);
+    return begun == NULL ? not_the_usual() : (PyObject *)begun;
 }
 
 /* Handed over at once, as it is much. */
@@ -602,17 +770,16 @@ static void hand_over(const module_state *state, manager *m)
     Py_XDECREF(done);
 }
 
-static operation *send_bytes(const module_state *state, PyObject *sock, PyObject *data,
-                             int kind, send_function *send)
+static operation *send_all(const module_state *state, PyObject *sock, PyObject *data)
 {
     manager *m = manager_of(state, sock);
     lio_fd fd = m == NULL ? -1 : fd_of(state, sock);
-    operation *op = fd < 0 ? NULL : take(state, m, kind);
+    operation *op = fd < 0 ? NULL : take(state, m, state->kind_send_all);
     if (op == NULL)
         return NULL;
     replace(&op->keep, data);
     op->want = (uint64_t)PyBytes_Size(data);
-    int code = send(m->backend, op->id, fd, PyBytes_AsString(data), op->want);
+    int code = state->send_all(m->backend, op->id, fd, PyBytes_AsString(data), op->want);
     if (code < 0) {
         give_back(m, op);
         return NULL;
@@ -620,15 +787,6 @@ static operation *send_bytes(const module_state *state, PyObject *sock, PyObject
     if (code > 0)
         hand_over(state, m);
     return op;
-}
-
-static PyObject *begin_send(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    const module_state *state = PyModule_GetState(module);
-    operation *op = NULL;
-    if (count == 2 && PyBytes_CheckExact(args[1]))
-        op = send_bytes(state, args[0], args[1], state->kind_write, state->send);
-    return op == NULL ? not_the_usual() : (PyObject *)op;
 }
 
 static PyObject *begin_send_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -643,7 +801,7 @@ static PyObject *begin_send_all(PyObject *module, PyObject *const *args, Py_ssiz
             PyObject_SetAttr(detector, held, Py_True) != 0)
             return not_the_usual();
     }
-    operation *op = send_bytes(state, args[0], args[1], state->kind_send_all, state->send_all);
+    operation *op = send_all(state, args[0], args[1]);
     if (op != NULL)
         return (PyObject *)op;
     PyErr_Clear();
@@ -657,17 +815,18 @@ static PyObject *begin_send_all(PyObject *module, PyObject *const *args, Py_ssiz
 static PyObject *configure(PyObject *module, PyObject *args)
 {
     module_state *state = PyModule_GetState(module);
-    unsigned long long receive, send, send_all, wait;
-    PyObject *socket_type;
-    if (!PyArg_ParseTuple(args, "(KKKK)(iii)OL:configure", &receive, &send, &send_all, &wait,
-                          &state->kind_receive, &state->kind_write, &state->kind_send_all,
-                          &socket_type, &state->default_size))
+    unsigned long long push, send_all_at, wait;
+    PyObject *socket_type, *family_of;
+    if (!PyArg_ParseTuple(args, "(KKK)(iiii)OOL:configure", &push, &send_all_at, &wait,
+                          &state->kind_receive, &state->kind_receive_from, &state->kind_write,
+                          &state->kind_send_all, &socket_type, &family_of,
+                          &state->default_size))
         return NULL;
-    state->receive = (receive_function *)(uintptr_t)receive;
-    state->send = (send_function *)(uintptr_t)send;
-    state->send_all = (send_function *)(uintptr_t)send_all;
+    state->push = (push_function *)(uintptr_t)push;
+    state->send_all = (send_all_function *)(uintptr_t)send_all_at;
     state->wait = (wait_function *)(uintptr_t)wait;
     replace(&state->socket_type, socket_type);
+    replace(&state->family_of, family_of);
     Py_RETURN_NONE;
 }
 
@@ -694,6 +853,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->socket_type);
+    Py_VISIT(state->family_of);
     Py_VISIT(state->manager_base);
     Py_VISIT(state->operation_base);
     return 0;
@@ -703,6 +863,7 @@ static int module_clear(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->family_of);
     Py_CLEAR(state->manager_base);
     Py_CLEAR(state->operation_base);
     for (int i = 0; i < NAME_COUNT; i++)
@@ -718,6 +879,8 @@ static void module_free(void *module)
 static PyMethodDef functions[] = {
     {"configure", configure, METH_VARARGS, NULL},
     {"begin_receive", AS_FUNCTION(begin_receive), METH_FASTCALL, NULL},
+    {"begin_receive_from", AS_FUNCTION(begin_receive_from), METH_FASTCALL, NULL},
+    {"begin_send_to", AS_FUNCTION(begin_send_to), METH_FASTCALL, NULL},
     {"begin_send", AS_FUNCTION(begin_send), METH_FASTCALL, NULL},
     {"begin_send_all", AS_FUNCTION(begin_send_all), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -30,11 +31,23 @@ def manager() -> Any:
 
 
 async def adopted(*socks: Any) -> None:
-    """Has the run know each socket, and operations that are free."""
+    """Has the run know each socket, have something completed, and operations that are free."""
     for sock in socks:
         with trio.move_on_after(0):
             await sock.recv(1)
         assert _socket.manager_of(sock) is manager()
+        sock._lio_large = 0
+    a, b = trio.socket.socketpair()
+    with a, b:
+        await a.send(b"x")
+        await b.recv(1)
+    assert manager().free
+
+
+def taken_back(op: Any) -> None:
+    """What was begun just now never happens."""
+    assert op.task is trio.lowlevel.current_task()
+    assert op.abort(None) is trio.lowlevel.Abort.SUCCEEDED
 
 
 @needs_fast
@@ -92,6 +105,17 @@ def test_what_is_not_the_usual_is_left_alone(run: Run, monkeypatch: pytest.Monke
             assert not detector._held
             assert io.free == free
             assert statistics().operations_pushed == pushed
+            # And what is the usual is not.
+            for begin, *arguments in (
+                (fast.begin_receive, None),
+                (fast.begin_receive, io.receive_max),
+                (fast.begin_receive_from, 10),
+                (fast.begin_send, b"x"),
+                (fast.begin_send_all, b"x", None),
+                (fast.begin_send_all, b"x", detector),
+            ):
+                taken_back(begin(a, *arguments))
+            assert detector._held
 
     run(main)
 
@@ -117,6 +141,102 @@ def test_what_cannot_be_queued_is_given_back(run: Run) -> None:
                     await stream.receive_some(10)
                 assert not detector._held
                 await b.send(b"done")
+
+    run(main)
+
+
+ADDRESSES = ["127.0.0.1", "127.1.2.3", "127.200.30.4", "127.99.100.255", "127.10.0.254"]
+
+
+@pytest.mark.parametrize("host", ADDRESSES)
+def test_datagrams_by_address(host: str, run: Run, backend: str) -> None:
+    """Both ways: what an address is to the kernel, and what is made of the kernel's."""
+    if sys.platform != "linux" and host != "127.0.0.1":
+        pytest.skip("there is one loopback address here")
+
+    async def main() -> None:
+        with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as a:
+            with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as b:
+                await a.bind((host, 0))
+                await b.bind(("127.0.0.1", 0))
+                for size in (1, 0, 100, 9000) * 2:
+                    assert await b.sendto(bytes(size), a.getsockname()) == size
+                    assert await a.recvfrom(10_000) == (bytes(size), b.getsockname())
+                    assert await a.sendto(bytes(size), b.getsockname()) == size
+                    assert await b.recvfrom(10_000) == (bytes(size), (host, a.getsockname()[1]))
+
+    if backend == "sim":
+        pytest.skip("sim has one loopback address")
+    run(main)
+
+
+@needs_fast
+def test_addresses_that_are_not_the_usual(run: Run) -> None:
+    """Those go to the method in Python, which resolves them or says what is wrong."""
+
+    def accepts(host: str) -> bool:
+        try:
+            trio.socket.inet_pton(trio.socket.AF_INET, host)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    async def main() -> None:
+        kinds = trio.socket.AF_INET, trio.socket.AF_INET6
+        a, b = (trio.socket.socket(kind, trio.socket.SOCK_DGRAM) for kind in kinds)
+        with a, b:
+            await a.bind(("127.0.0.1", 0))
+            with contextlib.suppress(OSError):  # no IPv6 here
+                await b.bind(("::1", 0))
+            await adopted(a, b)
+            port = a.getsockname()[1]
+            free = sorted(op.id for op in manager().free)
+            for address in (
+                *(("localhost", port), ("", port), ("127.1", port), ("127.0.0.1", "80")),
+                *(("127.0.0.1", -1), ("127.0.0.1", 65536), ("127.0.0.1", 1 << 80)),
+                *(("127.0.0.1",), ("127.0.0.1", port, 0), ["127.0.0.1", port], None, 1),
+                *((b"127.0.0.1", port), ("127.0.0.1", True), ("127.0.0.1\0", port)),
+                *(("\ud800", port), ("::1", port)),
+            ):
+                assert fast.begin_send_to(a, b"x", address) is None
+            assert fast.begin_send_to(b, b"x", ("127.0.0.1", port)) is None
+            assert fast.begin_send_to(a, bytearray(b"x"), ("127.0.0.1", port)) is None
+            assert fast.begin_receive_from(a, None) is None
+            assert sorted(op.id for op in manager().free) == free
+            for host in (
+                *("0.0.0.0", "255.255.255.255", "127.0.0.1", "1.2.3.4", "9.99.199.249"),
+                *(
+                    "256.0.0.1",
+                    "1.2.3",
+                    "1.2.3.4.",
+                    ".1.2.3.4",
+                    "1..2.3",
+                    "1.2.3.4.5",
+                    "1.2.3.04",
+                ),
+                *(
+                    "1.2.3.4 ",
+                    " 1.2.3.4",
+                    "1.2.3.x",
+                    "0x1.2.3.4",
+                    "1.2.3.0004",
+                    "1.2.3.-4",
+                    "...",
+                ),
+                *(
+                    "00.0.0.0",
+                    "0.0.0.00",
+                    "1.2.3.400",
+                    "1234.1.1.1",
+                    "\u0661.1.1.1",
+                    "1.2.3.4\n",
+                ),
+            ):
+                op = fast.begin_send_to(a, b"x", (host, 9))
+                assert (op is not None) == accepts(host), host
+                if op is not None:
+                    taken_back(op)
+            assert sorted(op.id for op in manager().free) == free
 
     run(main)
 

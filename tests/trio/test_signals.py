@@ -18,7 +18,6 @@ import trio
 import trio.testing
 
 import trio_lio
-from trio_lio import _inner
 
 from ..common import pattern, take_now
 from .support import (
@@ -232,11 +231,9 @@ def test_methods_are_protected_from_keyboard_interrupt(
     watch(trio_lio._socket, "_await_data")
     watch(trio_lio._stream, "_receive")
     watch(trio_lio._stream, "_send")
-    if _inner.fast is not None:
-        watch(trio_lio._socket, "_begin_receive")
-        watch(trio_lio._socket, "_begin_send")
-        watch(trio_lio._stream, "_begin_receive")
-        watch(trio_lio._stream, "_begin_send_all")
+    for module in trio_lio._socket, trio_lio._stream:
+        for name in [name for name in vars(module) if name.startswith("_begin_")]:
+            watch(module, name)
 
     async def main() -> None:
         a, b = half_foreign_pair()
