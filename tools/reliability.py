@@ -35,12 +35,14 @@ SESSIONS = [
     "sanitize_python",
     "tests",
     "tests_oldest",
+    "tests_plain",
     "trio_suite_matrix",
     "soak",
 ]
 SUITES = {
     "tests": "trio-lio's own tests",
     "tests_oldest": "trio-lio's own tests, oldest Trio",
+    "tests_plain": "trio-lio's own tests, the hot path in Python",
     "matrix": "trio-lio's own tests",
     "sanitize_python": "trio-lio's own tests under ASan and UBSan",
     "trio_suite": "Trio's own tests",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import subprocess
 import warnings
@@ -316,7 +317,7 @@ def test_a_text_that_could_not_be_written_is_not_kept(run: Run) -> None:
     async def main() -> None:
         file = await open_ours("/dev/full", "w")
         with pytest.raises(OSError) as caught:
-            await file.write("x" * 20_000)
+            await file.write("x" * (2 * io.DEFAULT_BUFFER_SIZE + 20_000))
         assert caught.value.errno == errno.ENOSPC
         await file.aclose()  # has nothing to write
 
