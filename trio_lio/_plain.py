@@ -132,31 +132,36 @@ class ManagerBase:
         if not counted:
             self.process_other_events(events)
             return
+        # Until the last one is processed nobody may wait again: their bytes are in the pool.
         record = iter(self._records[: self.unprocessed * _RECORD].tolist())
-        self.unprocessed = 0
         operations = self.operations
         free = self.free
         pool = self.pool
-        for number, result, data, detail in zip(record, record, record, record, strict=False):
-            if number < 0:
-                self.process_note(number, result, data, detail)
-                continue
-            op = operations[number]
-            kind = op.kind
-            value: Any
-            if data >= 0 and kind == KIND_RECEIVE:
-                value = pool[data : data + result].tobytes()
-            elif kind == KIND_SEND_ALL and result == op.want:
-                value = result
-                op.keep = None
-            else:
-                value = self._value(op, result, data, detail)
-                if value is None:
+        try:
+            for number, result, data, detail in zip(
+                record, record, record, record, strict=False
+            ):
+                if number < 0:
+                    self.process_note(number, result, data, detail)
                     continue
-                op.keep = op.control = None
-            task = op.task
-            op.task = None
-            if op.raise_cancel is not None:
-                op.raise_cancel = None
-            free.append(op)
-            reschedule(task, value)
+                op = operations[number]
+                kind = op.kind
+                value: Any
+                if data >= 0 and kind == KIND_RECEIVE:
+                    value = pool[data : data + result].tobytes()
+                elif kind == KIND_SEND_ALL and result == op.want:
+                    value = result
+                    op.keep = None
+                else:
+                    value = self._value(op, result, data, detail)
+                    if value is None:
+                        continue
+                    op.keep = op.control = None
+                task = op.task
+                op.task = None
+                if op.raise_cancel is not None:
+                    op.raise_cancel = None
+                free.append(op)
+                reschedule(task, value)
+        finally:
+            self.unprocessed = 0

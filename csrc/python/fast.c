@@ -449,11 +449,13 @@ static PyObject *manager_process_events(PyObject *self, PyTypeObject *type,
     }
     if (!counted)
         return PyObject_CallMethodObjArgs(self, state->names[NAME_OTHER_EVENTS], args[0], NULL);
+    /* Until the last one is, nobody may wait again: their bytes are in the pool. */
+    long done = 0;
+    while (done < due && process(state, m, &m->records[done]) == 0)
+        done++;
     m->unprocessed = 0;
-    for (long i = 0; i < due; i++) {
-        if (process(state, m, &m->records[i]) != 0)
-            return NULL;
-    }
+    if (done < due)
+        return NULL;
     Py_RETURN_NONE;
 }
 

@@ -21,11 +21,14 @@ import trio.testing
 
 import trio_lio
 import trio_lio.lowlevel
+from trio_lio import _manager
+from trio_lio._kinds import KIND_RECEIVE_INTO
 from trio_lio.backends import backend_names
 
 from ..common import fill, sees_end, take_now
 from .support import (
     PATIENCE,
+    all_in_flight,
     half_foreign_pair,
     statistics,
     tcp_listener,
@@ -797,3 +800,62 @@ def test_limit_of_descriptors_raised_in_a_run(run: Run) -> None:
         run(main)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_close_in_the_middle_of_a_batch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By garbage collection, say, while the completions of one wait are processed: those that
+    are left must not be overtaken by a wait for what the close settles."""
+    real = _manager.LioIOManager._value
+    due: list[Callable[[], None]] = []
+
+    def interrupted(self: Any, op: Any, *record: int) -> Any:
+        if due and op.kind == KIND_RECEIVE_INTO:
+            due.pop()()
+        return real(self, op, *record)
+
+    monkeypatch.setattr(_manager.LioIOManager, "_value", interrupted)
+
+    async def main() -> None:
+        pairs = [half_foreign_pair() for _ in range(24)]
+        first, now, later = pairs[0], pairs[1:12], pairs[12:]
+        victim, peer = half_foreign_pair()
+        got: dict[Any, bytes] = {}
+
+        async def receive(sock: Any) -> None:
+            got[sock] = await sock.recv(1000)
+
+        async def receive_into() -> None:
+            assert await first[0].recv_into(bytearray(10)) == 1
+
+        async def wait_in_vain() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await victim.recv(10)
+
+        def what(index: int) -> bytes:
+            return bytes([index]) * 900
+
+        def in_the_middle() -> None:
+            for index, (_, foreign) in enumerate(later, 100):
+                foreign.send(what(index))
+            victim.close()
+
+        with contextlib.ExitStack() as stack:
+            for sock in (peer, victim, *(each for pair in pairs for each in pair)):
+                stack.enter_context(sock)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive_into)
+                nursery.start_soon(wait_in_vain)
+                for ours, _ in (*now, *later):
+                    nursery.start_soon(receive, ours)
+                await all_in_flight(len(pairs) + 1)
+                due.append(in_the_middle)
+                first[1].send(b"x")
+                for index, (_, foreign) in enumerate(now):
+                    foreign.send(what(index))
+            assert not due
+            assert got == {
+                **{ours: what(index) for index, (ours, _) in enumerate(now)},
+                **{ours: what(index) for index, (ours, _) in enumerate(later, 100)},
+            }
+
+    run(main)
