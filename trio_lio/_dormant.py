@@ -26,9 +26,9 @@ from ._trio_compat import own_wakeup, run_context
 if TYPE_CHECKING:
     from ._manager import Operation
 
-__all__ = ["Dormant", "recall", "remember"]
+__all__ = ["LONG", "Dormant", "recall", "remember"]
 
-_LONG = 32
+LONG = 32
 """Looks at the wake-up socket, one a tick, after which a run has proved not to be empty: with a
 backend a look costs less."""
 
@@ -69,7 +69,8 @@ class Dormant:
     """Calls of poll(2)."""
     _wakeup: Any = None
     _poll: Any = None
-    _enough = _LONG
+    enough = LONG
+    """So many looks are."""
 
     def is_own_wakeup(self, fd: Any) -> bool:
         """Whether somebody is about to wait for Trio's wake-up socket, the first to do so."""
@@ -77,20 +78,13 @@ class Dormant:
 
     def wait_early(self, op: Operation) -> Operation:
         """The wait for Trio's wake-up socket: ``await`` what this returns."""
-        if self._wakeup is None:
+        if self._poll is None:
             self._wakeup = own_wakeup()
-            self._poll = select.poll()
-            self._poll.register(self._wakeup.wakeup_sock, select.POLLIN)
+            self._poll = poll = select.poll()
+            poll.register(self._wakeup.wakeup_sock, select.POLLIN)
         op.task = run_context.task
         self.early = op
         return op
-
-    def take_back(self, op: Operation) -> bool:
-        """Whether that was the early wait, which is none any more."""
-        if self.early is not op:
-            return False
-        self.early = None
-        return True
 
     def wake_early(self) -> None:
         """As `LioIOManager.force_wakeup`."""
@@ -103,11 +97,3 @@ class Dormant:
             return False
         self.looks += 1
         return bool(self._poll.poll(None if timeout == math.inf else timeout * 1000))
-
-    def had_enough(self, timeout: float) -> bool:
-        """Whether it is time to make the backend: the run is about to sleep, or has gone on
-        for long."""
-        if timeout <= 0 and self.looks < self._enough:
-            return False
-        self._enough = self.looks + _LONG
-        return True

@@ -27,7 +27,7 @@ import outcome
 import trio
 
 from . import _address, _control
-from ._dormant import Dormant, recall, remember
+from ._dormant import LONG, Dormant, recall, remember
 from ._faults import FaultCounts, Injected
 from ._flight import value_of
 from ._inner import ManagerBase, OperationBase, family_of, type_of
@@ -123,9 +123,11 @@ class Operation(OperationBase):
         manager = self.manager
         if manager.handle is None:  # the run crashed, and its tasks are being collected
             return trio.lowlevel.Abort.SUCCEEDED
-        code = lib.lio_cancel(manager.handle, self.id)
-        if code == 1 or (code < 0 and manager.take_back(self)):
+        early = manager.early is self
+        if early or lib.lio_cancel(manager.handle, self.id) == 1:
             # It was still queued: it never happened.
+            if early:
+                manager.early = None
             manager.give_back(self)
             return trio.lowlevel.Abort.SUCCEEDED
         # It is with the kernel. The completion decides: its result, or our cancel.
@@ -310,7 +312,11 @@ class LioIOManager(Dormant, Overlapped, ManagerBase):
         if threading.get_ident() != self.thread:  # it waits for a guest run, and may not touch
             return _LOOK if self.look(timeout) else _NOTHING
         ready = self.look(0)
-        if not ready and self.had_enough(timeout):
+        if not ready:
+            if timeout <= 0 and self.looks < self.enough:
+                return _NOTHING
+            # Time to make the backend: the run is about to sleep, or has gone on for long.
+            self.enough = self.looks + LONG
             op = self.early
             error = self.begin()
             if error is None:  # somebody may have been woken by that
