@@ -15,7 +15,8 @@ import trio
 
 from . import _install
 from ._anyio_compat import EndOfStream, SocketStream, check
-from ._inner import fast
+from ._inner import begin_receive as _begin_receive
+from ._inner import begin_send_all as _begin_send_all
 from ._kinds import KIND_RECEIVE, KIND_SEND_ALL
 from ._manager import LARGE_MIN
 from ._native import ffi, lib
@@ -29,33 +30,37 @@ _SIZE_MAX = 0x7FFFFFFF
 
 
 @trio.lowlevel.enable_ki_protection
-async def plain_receive(self: Any, max_bytes: int = 65536) -> bytes:
+async def receive(self: Any, max_bytes: int = 65536) -> bytes:
     sock = self._trio_socket
     guard = self._receive_guard
-    manager = manager_of(sock) if type(sock) is SocketType else None
-    if (
-        manager is None
-        or guard._guarded
-        or type(max_bytes) is not int
-        or not 0 < max_bytes <= _SIZE_MAX
-        # A message of a seqpacket socket must not be cut.
-        or (max_bytes > manager.receive_max and sock._sock.type != _STREAM)
-        or (fd := sock._sock.fileno()) < 0
-    ):
-        return await anyio_method["receive"](self, max_bytes)  # type: ignore[no-any-return]
+    usual = not guard._guarded and max_bytes is not None
+    op = _begin_receive(sock, max_bytes) if usual else None
+    if op is None:
+        manager: Any = manager_of(sock) if type(sock) is SocketType else None
+        if (
+            manager is None
+            or guard._guarded
+            or type(max_bytes) is not int
+            or not 0 < max_bytes <= _SIZE_MAX
+            # A message of a seqpacket socket must not be cut.
+            or (max_bytes > manager.receive_max and sock._sock.type != _STREAM)
+            or (fd := sock._sock.fileno()) < 0
+        ):
+            return await anyio_method["receive"](self, max_bytes)  # type: ignore[no-any-return]
     guard._guarded = True
     try:
-        if sock._lio_large:
+        if op is None and sock._lio_large:
             result = await receive_in_place(sock, manager, fd, max_bytes)
         else:
-            op = manager.take(KIND_RECEIVE)
-            code = _receive(manager.handle, op.id, fd, max_bytes)
-            if code == 0:
-                op.task = run_context.task
-            else:
-                op = manager.push_again(
-                    op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
-                )
+            if op is None:
+                op = manager.take(KIND_RECEIVE)
+                code = _receive(manager.handle, op.id, fd, max_bytes)
+                if code == 0:
+                    op.task = run_context.task
+                else:
+                    op = manager.push_again(
+                        op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
+                    )
             result = await op
             if type(result) is not bytes:
                 result.unwrap()
@@ -71,34 +76,37 @@ async def plain_receive(self: Any, max_bytes: int = 65536) -> bytes:
 
 
 @trio.lowlevel.enable_ki_protection
-async def plain_send(self: Any, item: bytes | bytearray) -> None:
+async def send(self: Any, item: bytes | bytearray) -> None:
     sock = self._trio_socket
     guard = self._send_guard
-    manager = manager_of(sock) if type(sock) is SocketType else None
-    if (
-        manager is None
-        or guard._guarded
-        or not (type(item) is bytes or type(item) is bytearray)
-        or not item
-        or (fd := sock._sock.fileno()) < 0
-    ):
-        return await anyio_method["send"](self, item)  # type: ignore[no-any-return]
+    op = None if guard._guarded else _begin_send_all(sock, item, None)
+    if op is None:
+        manager: Any = manager_of(sock) if type(sock) is SocketType else None
+        if (
+            manager is None
+            or guard._guarded
+            or not (type(item) is bytes or type(item) is bytearray)
+            or not item
+            or (fd := sock._sock.fileno()) < 0
+        ):
+            return await anyio_method["send"](self, item)  # type: ignore[no-any-return]
     guard._guarded = True
     try:
-        memory = item if type(item) is bytes else ffi.from_buffer(item)
-        op = manager.take(KIND_SEND_ALL)
-        op.keep = memory
-        op.want = length = len(memory)
-        code = _send(manager.handle, op.id, fd, memory, length)
-        if code >= 0:
-            op.task = run_context.task
-            if code != 0:
-                manager.hand_over()
-        else:
-            op = manager.push_again(
-                op, code, partial(_send, manager.handle, op.id, fd, memory, length)
-            )
-        del memory  # the operation keeps it, as long as the kernel may read it
+        if op is None:
+            memory = item if type(item) is bytes else ffi.from_buffer(item)
+            op = manager.take(KIND_SEND_ALL)
+            op.keep = memory
+            op.want = length = len(memory)
+            code = _send(manager.handle, op.id, fd, memory, length)
+            if code >= 0:
+                op.task = run_context.task
+                if code != 0:
+                    manager.hand_over()
+            else:
+                op = manager.push_again(
+                    op, code, partial(_send, manager.handle, op.id, fd, memory, length)
+                )
+            del memory  # the operation keeps it, as long as the kernel may read it
         result = await op
         if type(result) is not int:
             result.unwrap()
@@ -106,51 +114,6 @@ async def plain_send(self: Any, item: bytes | bytearray) -> None:
         self._convert_socket_error(exc)
     finally:
         guard._guarded = False
-
-
-receive, send = plain_receive, plain_send
-
-if fast is not None:
-    _begin_receive, _begin_send_all = fast.begin_receive, fast.begin_send_all
-
-    @trio.lowlevel.enable_ki_protection
-    async def receive(self: Any, max_bytes: int = 65536) -> bytes:
-        sock = self._trio_socket
-        guard = self._receive_guard
-        usual = not guard._guarded and max_bytes is not None
-        op = _begin_receive(sock, max_bytes) if usual else None
-        if op is None:
-            return await plain_receive(self, max_bytes)
-        guard._guarded = True
-        try:
-            result = await op
-            if type(result) is not bytes:
-                result.unwrap()
-            if len(result) >= LARGE_MIN:
-                note_large(sock, len(result))
-        except BaseException as exc:
-            self._convert_socket_error(exc)
-        finally:
-            guard._guarded = False
-        if result:
-            return result  # type: ignore[no-any-return]
-        raise EndOfStream
-
-    @trio.lowlevel.enable_ki_protection
-    async def send(self: Any, item: bytes | bytearray) -> None:
-        guard = self._send_guard
-        op = None if guard._guarded else _begin_send_all(self._trio_socket, item, None)
-        if op is None:
-            return await plain_send(self, item)
-        guard._guarded = True
-        try:
-            result = await op
-            if type(result) is not int:
-                result.unwrap()
-        except BaseException as exc:
-            self._convert_socket_error(exc)
-        finally:
-            guard._guarded = False
 
 
 check()

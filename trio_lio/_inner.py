@@ -12,7 +12,18 @@ from ._kinds import KIND_RECEIVE, KIND_RECEIVE_FROM, KIND_SEND_ALL, KIND_WRITE
 from ._native import ffi, lib
 from ._trio_compat import DEFAULT_RECEIVE_SIZE, SocketType
 
-__all__ = ["ManagerBase", "OperationBase", "family_of", "fast", "type_of"]
+__all__ = [
+    "ManagerBase",
+    "OperationBase",
+    "begin_receive",
+    "begin_receive_from",
+    "begin_send",
+    "begin_send_all",
+    "begin_send_to",
+    "family_of",
+    "fast",
+    "type_of",
+]
 
 # The numbers themselves: socket.socket's own properties make an enum of them each time.
 family_of = vars(_socket.socket)["family"].__get__
@@ -53,8 +64,25 @@ fast = _fast_if_any()
 """The module `_fast`, or None."""
 
 if TYPE_CHECKING:
-    from ._plain import ManagerBase, OperationBase
+    from ._fast import (
+        ManagerBase,
+        OperationBase,
+        begin_receive,
+        begin_receive_from,
+        begin_send,
+        begin_send_all,
+        begin_send_to,
+    )
 elif fast is not None:
     ManagerBase, OperationBase = fast.ManagerBase, fast.OperationBase
+    begin_receive, begin_receive_from = fast.begin_receive, fast.begin_receive_from
+    begin_send, begin_send_to = fast.begin_send, fast.begin_send_to
+    begin_send_all = fast.begin_send_all
 else:
     from ._plain import ManagerBase, OperationBase
+
+    def _begin_nothing(*_: Any) -> None:
+        """Nothing is the usual case here: the methods in Python do it all."""
+
+    begin_receive = begin_receive_from = _begin_nothing
+    begin_send = begin_send_to = begin_send_all = _begin_nothing

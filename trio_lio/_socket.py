@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import _address, _control
-from ._inner import family_of, fast, type_of
+from ._inner import begin_receive as _begin_receive
+from ._inner import begin_receive_from as _begin_receive_from
+from ._inner import begin_send as _begin_send
+from ._inner import begin_send_to as _begin_send_to
+from ._inner import family_of, type_of
 from ._kinds import (
     KIND_ACCEPT,
     KIND_OTHER,
@@ -64,17 +68,6 @@ _SEND_FLAGS = int(getattr(stdlib_socket, "MSG_NOSIGNAL", 0)) | int(
     getattr(stdlib_socket, "MSG_MORE", 0)
 )
 _SIZE_MAX = 0x7FFFFFFF
-
-
-def _begin_nothing(*_: Any) -> None:
-    return None
-
-
-# For the usual case, where it can be begun in C; all else is in the methods here.
-_begin_receive = _begin_nothing if fast is None else fast.begin_receive
-_begin_receive_from = _begin_nothing if fast is None else fast.begin_receive_from
-_begin_send = _begin_nothing if fast is None else fast.begin_send
-_begin_send_to = _begin_nothing if fast is None else fast.begin_send_to
 
 # After a large receive, so many may be small before it counts no longer.
 LARGE_FOR = 4
@@ -189,33 +182,27 @@ async def receive_in_place(self: Any, manager: LioIOManager, fd: int, buflen: in
 
 @trio.lowlevel.enable_ki_protection
 async def recv(self: Any, buflen: int, flags: int = 0, /) -> bytes:
-    if type(flags) is int and not flags and buflen is not None:
-        op = _begin_receive(self, buflen)
-        if op is not None:
-            result = await op
-            if type(result) is not bytes:
-                return result.unwrap()  # type: ignore[no-any-return]
-            if len(result) >= LARGE_MIN:
-                note_large(self, len(result))
-            return result
-    manager = manager_of(self)
-    fd = self._sock.fileno()
-    if (
-        manager is None
-        or fd < 0
-        or type(buflen) is not int
-        or not 0 < buflen <= _SIZE_MAX
-        or (flags != 0 and (type(flags) is not int or flags & ~_RECEIVE_FLAGS))
-    ):
-        return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
-    if self._lio_large and flags == 0:
-        return await receive_in_place(self, manager, fd, buflen)  # type: ignore[no-any-return]
-    if buflen > manager.receive_max and type_of(self._sock) != _STREAM:
-        # A datagram must not be cut: it gets a buffer of the size asked for.
-        memory = ffi.new("char[]", buflen)
-        op = start(manager, KIND_RECEIVE_OWN, _RECV, fd, memory, buflen, flags, memory)
-    else:
-        op = manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, buflen, flags)
+    usual = type(flags) is int and not flags and buflen is not None
+    op = _begin_receive(self, buflen) if usual else None
+    if op is None:
+        manager = manager_of(self)
+        fd = self._sock.fileno()
+        if (
+            manager is None
+            or fd < 0
+            or type(buflen) is not int
+            or not 0 < buflen <= _SIZE_MAX
+            or (flags != 0 and (type(flags) is not int or flags & ~_RECEIVE_FLAGS))
+        ):
+            return await trio_method["recv"](self, buflen, flags)  # type: ignore[no-any-return]
+        if self._lio_large and flags == 0:
+            return await receive_in_place(self, manager, fd, buflen)  # type: ignore[no-any-return]
+        if buflen > manager.receive_max and type_of(self._sock) != _STREAM:
+            # A datagram must not be cut: it gets a buffer of the size asked for.
+            memory = ffi.new("char[]", buflen)
+            op = start(manager, KIND_RECEIVE_OWN, _RECV, fd, memory, buflen, flags, memory)
+        else:
+            op = manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, buflen, flags)
     result = await op
     if type(result) is not bytes:
         return result.unwrap()  # type: ignore[no-any-return]
