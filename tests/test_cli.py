@@ -68,6 +68,24 @@ def test_doctor_shows_backends_versions_and_capabilities(tmp_path: Path) -> None
     assert done.stderr == ""
 
 
+def test_doctor_for_a_reader_who_has_enough(tmp_path: Path) -> None:
+    """Such as ``head -1``."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_lio", "doctor"],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_doctor_as_json(tmp_path: Path) -> None:
     done = lio("doctor", "--json", cwd=tmp_path)
     assert done.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -163,9 +164,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["run"]:
         ours, program = _split_run(given[1:])
         given = ["run", *ours]
-    parser = _parser()
-    options = parser.parse_args(given)
+    options = _parser().parse_args(given)
     # Only what is asked for is imported: a program under `run` pays for nothing else.
+    if options.command == "run":
+        from ._run import run_program
+
+        return run_program(
+            program, backend=options.backend, capacity=options.capacity, stats=options.stats
+        )
+    try:
+        code = _tell(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads (head, say) has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _tell(options: argparse.Namespace) -> int:
+    """What a command other than ``run`` does: it prints."""
     if options.command == "doctor":
         from ._doctor import doctor
 
@@ -192,23 +209,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [] if options.backends is None else options.backends.split(","),
             as_json=options.json,
         )
-    if options.command == "bench":
-        from .bench._main import Plan as BenchPlan
-        from .bench._main import bench, list_works
+    from .bench._main import Plan as BenchPlan
+    from .bench._main import bench, list_works
 
-        if options.list:
-            list_works()
-            return 0
-        plan = BenchPlan(
-            rounds=options.rounds,
-            seconds=options.seconds,
-            out=options.out,
-            compare=options.compare,
-            as_json=options.json,
-        )
-        return bench(plan, options.names)
-    from ._run import run_program
-
-    return run_program(
-        program, backend=options.backend, capacity=options.capacity, stats=options.stats
+    if options.list:
+        list_works()
+        return 0
+    plan = BenchPlan(
+        rounds=options.rounds,
+        seconds=options.seconds,
+        out=options.out,
+        compare=options.compare,
+        as_json=options.json,
     )
+    return bench(plan, options.names)
