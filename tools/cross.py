@@ -1,4 +1,4 @@
-"""Compiles the C core for other systems, and runs its tests on other processors.
+"""Compiles the C for other systems, and runs the core's tests on other processors.
 
 Needs the package ziglang, which brings a compiler and the headers of all targets. With
 ``--run``, the C tests of the poller are also linked for the Linux targets for which there is
@@ -14,12 +14,14 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PYTHON_HEADERS = sysconfig.get_path("include")
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror"]
 LINUX = [
     *("x86_64-linux-gnu", "x86_64-linux-musl", "aarch64-linux-gnu", "aarch64-linux-musl"),
@@ -69,9 +71,19 @@ def sources_of(target: str) -> tuple[list[str], list[str]]:
     return common + lists["LINUX"], []
 
 
+def suits_headers(target: str) -> bool:
+    """Whether the hot path, which needs those of a Python, can be compiled against those of
+    the one at hand: they are made for its own kind of processor. Windows: see wine.py."""
+    fits = sys.byteorder == "little" and "s390x" not in target and target not in WINDOWS
+    return fits and sys.maxsize > 2**32 and Path(PYTHON_HEADERS, "Python.h").exists()
+
+
 def compile_for(target: str, folder: Path) -> str:
     """The compiler's complaints, or nothing."""
     names, flags = sources_of(target)
+    if suits_headers(target):
+        names = [*names, "python/fast.c"]
+        flags = [*flags, f"-I{ROOT / 'csrc'}", f"-I{PYTHON_HEADERS}"]
     # Without assertions it must not complain, either; once for each set of files will do.
     first = target in (LINUX[0], KQUEUE[0], WINDOWS[0])
     ways = ["-UNDEBUG", "-DNDEBUG"] if first else ["-UNDEBUG"]
@@ -81,7 +93,7 @@ def compile_for(target: str, folder: Path) -> str:
             command = [
                 *(sys.executable, "-m", "ziglang", "cc", "-target", target, *FLAGS, *flags),
                 *(assertions, "-c", str(ROOT / "csrc" / name)),
-                *("-o", str(folder / f"{target}-{name}.o")),
+                *("-o", str(folder / f"{target}-{Path(name).name}.o")),
             ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
