@@ -295,7 +295,10 @@ static bool read_address(PyObject *address, struct sockaddr_in *into)
     into->sin_len = sizeof *into;
 #endif
     into->sin_family = AF_INET;
-    into->sin_port = htons((uint16_t)number);
+    /* By hand, as htons is a function of a library on Windows. */
+    unsigned char *bytes = (unsigned char *)&into->sin_port;
+    bytes[0] = (unsigned char)(number >> 8);
+    bytes[1] = (unsigned char)(number & 0xff);
     return true;
 }
 
@@ -310,11 +313,12 @@ static PyObject *datagram_of(const char *pool, const lio_completion *record)
     memcpy(&from, pool + record->detail + offsetof(lio_msg, addr), sizeof from);
     if (from.sin_family != AF_INET)
         return NULL;
+    const unsigned char *port = (const unsigned char *)&from.sin_port;
     PyObject *host = write_host((const unsigned char *)&from.sin_addr);
     if (host == NULL)
         return NULL;
     return Py_BuildValue("y#(Ni)", pool + record->data, (Py_ssize_t)record->result, host,
-                         (int)ntohs(from.sin_port));
+                         port[0] << 8 | port[1]);
 }
 
 /* -- a turn ------------------------------------------------------------------------ */
