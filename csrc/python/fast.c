@@ -678,23 +678,22 @@ static long long size_of(const module_state *state, const manager *m, PyObject *
     return size > 0 && size <= m->receive_max ? size : 0;
 }
 
-/* A new reference to an operation that is queued, of the current task's. NULL: it is not the
- * usual, and nothing has happened. */
-static operation *begin(const module_state *state, PyObject *sock, manager *m, int kind,
-                        PyObject *keep, lio_op *op)
+/* An operation that is queued, of the current task's; or None, and nothing has happened. */
+static PyObject *begin(const module_state *state, PyObject *sock, manager *m, int kind,
+                       PyObject *keep, lio_op *op)
 {
     op->op_flags = LIO_OP_EXCLUSIVE;
     op->fd = fd_of(state, sock);
     operation *taken = op->fd < 0 ? NULL : take(state, m, kind);
     if (taken == NULL)
-        return NULL;
+        return not_the_usual();
     if (keep != NULL)
         replace(&taken->keep, keep);
     if (state->push(m->backend, taken->id, op) != 0) {
         give_back(m, taken);
-        return NULL;
+        return not_the_usual();
     }
-    return taken;
+    return (PyObject *)taken;
 }
 
 static PyObject *begin_receive(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -705,9 +704,9 @@ static PyObject *begin_receive(PyObject *module, PyObject *const *args, Py_ssize
         return not_the_usual();
     lio_op op = {.opcode = LIO_RECV};
     op.len = (uint64_t)size_of(state, m, args[1]);
-    operation *begun =
-        op.len == 0 ? NULL : begin(state, args[0], m, state->kind_receive, NULL, &op);
-    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+    if (op.len == 0)
+        return not_the_usual();
+    return begin(state, args[0], m, state->kind_receive, NULL, &op);
 }
 
 static PyObject *begin_receive_from(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -718,9 +717,9 @@ static PyObject *begin_receive_from(PyObject *module, PyObject *const *args, Py_
         return not_the_usual();
     lio_op op = {.opcode = LIO_RECVFROM};
     op.len = (uint64_t)size_of(state, m, args[1]);
-    operation *begun =
-        op.len == 0 ? NULL : begin(state, args[0], m, state->kind_receive_from, NULL, &op);
-    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+    if (op.len == 0)
+        return not_the_usual();
+    return begin(state, args[0], m, state->kind_receive_from, NULL, &op);
 }
 
 static PyObject *begin_send(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -732,8 +731,7 @@ static PyObject *begin_send(PyObject *module, PyObject *const *args, Py_ssize_t 
     lio_op op = {.opcode = LIO_SEND,
                  .buf = PyBytes_AsString(args[1]),
                  .len = (uint64_t)PyBytes_Size(args[1])};
-    operation *begun = begin(state, args[0], m, state->kind_write, args[1], &op);
-    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+    return begin(state, args[0], m, state->kind_write, args[1], &op);
 }
 
 static bool is_ipv4(const module_state *state, PyObject *sock)
@@ -762,8 +760,7 @@ static PyObject *begin_send_to(PyObject *module, PyObject *const *args, Py_ssize
                  .len = (uint64_t)PyBytes_Size(args[1]),
                  .addr = &to,
                  .addr_len = sizeof to};
-    operation *begun = begin(state, args[0], m, state->kind_write, args[1], &op);
-    return begun == NULL ? not_the_usual() : (PyObject *)begun;
+    return begin(state, args[0], m, state->kind_write, args[1], &op);
 }
 
 /* Handed over at once, as it is much. */
