@@ -8,7 +8,6 @@ stream that anyio makes on Trio: TCP, UNIX, and TLS above them.
 from __future__ import annotations
 
 import socket as stdlib_socket
-from functools import partial
 from typing import Any
 
 import trio
@@ -17,14 +16,17 @@ from . import _install
 from ._anyio_compat import EndOfStream, SocketStream, check
 from ._inner import begin_receive as _begin_receive
 from ._inner import begin_send_all as _begin_send_all
-from ._kinds import KIND_RECEIVE, KIND_SEND_ALL
 from ._manager import LARGE_MIN
-from ._native import ffi, lib
 from ._replaced import Replaced
-from ._socket import manager_of, note_large, receive_in_place
-from ._trio_compat import SocketType, run_context
+from ._socket import (
+    manager_of,
+    note_large,
+    receive_in_place,
+    start_receive,
+    start_send_all,
+)
+from ._trio_compat import SocketType
 
-_receive, _send = lib.lio_py_receive, lib.lio_py_send_all
 _STREAM = stdlib_socket.SOCK_STREAM
 _SIZE_MAX = 0x7FFFFFFF
 
@@ -53,14 +55,7 @@ async def receive(self: Any, max_bytes: int = 65536) -> bytes:
             result = await receive_in_place(sock, manager, fd, max_bytes)
         else:
             if op is None:
-                op = manager.take(KIND_RECEIVE)
-                code = _receive(manager.handle, op.id, fd, max_bytes)
-                if code == 0:
-                    op.task = run_context.task
-                else:
-                    op = manager.push_again(
-                        op, code, partial(_receive, manager.handle, op.id, fd, max_bytes)
-                    )
+                op = start_receive(manager, fd, max_bytes)
             result = await op
             if type(result) is not bytes:
                 result.unwrap()
@@ -93,20 +88,7 @@ async def send(self: Any, item: bytes | bytearray) -> None:
     guard._guarded = True
     try:
         if op is None:
-            memory = item if type(item) is bytes else ffi.from_buffer(item)
-            op = manager.take(KIND_SEND_ALL)
-            op.keep = memory
-            op.want = length = len(memory)
-            code = _send(manager.handle, op.id, fd, memory, length)
-            if code >= 0:
-                op.task = run_context.task
-                if code != 0:
-                    manager.hand_over()
-            else:
-                op = manager.push_again(
-                    op, code, partial(_send, manager.handle, op.id, fd, memory, length)
-                )
-            del memory  # the operation keeps it, as long as the kernel may read it
+            op = start_send_all(manager, fd, item)
         result = await op
         if type(result) is not int:
             result.unwrap()

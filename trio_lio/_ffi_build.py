@@ -72,7 +72,6 @@ WINDOWS_MACROS = ["-D_WIN32_WINNT=0x0A00", "-DWIN32_LEAN_AND_MEAN"]
 GLUE_DECLARATIONS = """
 static const int LIO_PY_AT_FDCWD, LIO_PY_AT_SYMLINK_NOFOLLOW, LIO_PY_AT_REMOVEDIR,
     LIO_PY_AT_NO_AUTOMOUNT, LIO_PY_AT_EMPTY_PATH;
-int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64_t len);
 int lio_py_await_data(lio_backend *backend, uint64_t id, intptr_t fd);
 int lio_py_send_all(lio_backend *backend, uint64_t id, intptr_t fd, void *buf, uint64_t len);
 int lio_py_push(lio_backend *backend, uint64_t id, int opcode, intptr_t fd, void *buf,
@@ -118,12 +117,6 @@ static const int LIO_PY_AT_SYMLINK_NOFOLLOW = AT_SYMLINK_NOFOLLOW;
 static const int LIO_PY_AT_REMOVEDIR = AT_REMOVEDIR;
 static const int LIO_PY_AT_NO_AUTOMOUNT = AT_NO_AUTOMOUNT;
 static const int LIO_PY_AT_EMPTY_PATH = AT_EMPTY_PATH;
-
-static int lio_py_receive(lio_backend *backend, uint64_t id, intptr_t fd, uint64_t len)
-{
-    lio_op op = {.opcode = LIO_RECV, .op_flags = LIO_OP_EXCLUSIVE, .fd = fd, .len = len};
-    return lio_push(backend, id, &op);
-}
 
 static int lio_py_await_data(lio_backend *backend, uint64_t id, intptr_t fd)
 {

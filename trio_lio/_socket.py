@@ -39,6 +39,7 @@ from ._kinds import (
     KIND_RECEIVE_MESSAGE_INTO,
     KIND_RECEIVE_MESSAGE_OWN,
     KIND_RECEIVE_OWN,
+    KIND_SEND_ALL,
     KIND_WRITE,
 )
 from ._manager import EXCLUSIVE, LARGE_MIN, LioIOManager
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 NULL = ffi.NULL
-_await_data = lib.lio_py_await_data
+_await_data, _send_all = lib.lio_py_await_data, lib.lio_py_send_all
 _RECV, _SEND = lib.LIO_RECV, lib.LIO_SEND
 _EAGAIN = -errno.EAGAIN
 _STREAM = int(stdlib_socket.SOCK_STREAM)
@@ -118,6 +119,27 @@ def start(
     op = manager.take(kind)
     op.keep = keep
     return manager.push(op, opcode, fd, buffer, length, flags)
+
+
+def start_receive(manager: LioIOManager, fd: int, size: int) -> Any:
+    """Queues a receive from the pool: ``await`` what this returns."""
+    return manager.push(manager.take(KIND_RECEIVE), _RECV, fd, NULL, size)
+
+
+def start_send_all(manager: LioIOManager, fd: int, data: Any) -> Any:
+    """Queues a send of all of it, which keeps the data as long as the kernel may read them."""
+    memory = data if type(data) is bytes else ffi.from_buffer(memoryview(data))
+    op = manager.take(KIND_SEND_ALL)
+    op.keep = memory
+    op.want = length = len(memory)
+    code = _send_all(manager.handle, op.id, fd, memory, length)
+    if code < 0:
+        again = partial(_send_all, manager.handle, op.id, fd, memory, length)
+        return manager.push_again(op, code, again)
+    op.task = run_context.task
+    if code != 0:
+        manager.hand_over()
+    return op
 
 
 def _writable(buffer: Any, nbytes: Any) -> tuple[Any, int] | None:

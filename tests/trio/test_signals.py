@@ -229,8 +229,9 @@ def test_methods_are_protected_from_keyboard_interrupt(
     # What each method calls first.
     watch(trio_lio._socket, "manager_of")
     watch(trio_lio._socket, "_await_data")
-    watch(trio_lio._stream, "_receive")
-    watch(trio_lio._stream, "_send")
+    watch(trio_lio._stream, "manager_of")
+    watch(trio_lio._stream, "start_receive")
+    watch(trio_lio._stream, "start_send_all")
     for module in trio_lio._socket, trio_lio._stream:
         for name in [name for name in vars(module) if name.startswith("_begin_")]:
             watch(module, name)
